@@ -1,0 +1,5 @@
+import sys
+
+from kdrun.cli import main
+
+sys.exit(main())

@@ -1,0 +1,201 @@
+"""From a config to objects, in one visible order: data, models and their weights, learner, optimizer, recipe."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from kdrun import lookup, schedule
+from kdrun.canonical import Plain
+from kdrun.datasets.loader import PlainLoader, TrainLoader
+from kdrun.datasets.raw import Files
+from kdrun.datasets.split import Data, Split, split
+from kdrun.datasets.views import Views
+from kdrun.engine import Recipe, Training
+from kdrun.errors import UsageError
+from kdrun.learner import Learner
+from kdrun.losses import Term
+from kdrun.models.building import Model, Spec
+from kdrun.types import Outputs
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+EVALUATION_BATCH = 256
+COMMON_DATA_KEYS = ("kind", "mean", "std", "validation", "split_seed", "view_seed", "limit", "balance", "verify")
+ORIGIN = ("checkpoint", "weights", "rename", "mean", "std")
+
+# ------------------------------------------------------------------------------------------------------------ data
+
+
+def data_folder(config: Plain) -> Path:
+    """`data_dir`, else $KDRUN_DATA, else a cache folder of the user."""
+    given = config["data_dir"] or os.environ.get("KDRUN_DATA")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(cache) / "kdrun" / "data"
+
+
+def read_data(config: Plain) -> Data:
+    """The data set of a config, read, checked and split."""
+    node = config["dataset"]
+    options = {key: value for key, value in node.items() if key not in COMMON_DATA_KEYS}
+    raw = lookup.module("datasets", node["kind"]).read(data_folder(config), node["verify"], **options)
+    return split(raw, node["validation"], node["split_seed"], node["limit"])
+
+
+def data_record(config: Plain, data: Data) -> Plain:
+    """What `run.json` says of the data."""
+    sizes = {
+        name: 0 if part is None else len(part)
+        for name, part in (("train", data.train), ("val", data.validation), ("test", data.test))
+    }
+    node = config["dataset"]
+    return {"name": node["kind"], "fingerprint": data.fingerprint, "verified": node["verify"], "samples": sizes}
+
+
+def on_device(data: Data, device: str) -> Data:
+    """The data with pixels kept on the device."""
+    validation = None if data.validation is None else data.validation.to(device)
+    return replace(data, train=data.train.to(device), validation=validation, test=data.test.to(device))
+
+
+def train_loader(config: Plain, data: Data) -> TrainLoader:
+    """Raises `UsageError` when not even one batch would come of it."""
+    node, size = config["dataset"], config["batch_size"]
+    if size > len(data.train):
+        raise UsageError(f"batch_size={size} is more than the {len(data.train)} training samples; choose a smaller one")
+    augmentations = [(name, lookup.module("datasets.augment", name), opts) for name, opts in config["augment"].items()]
+    views = Views(data.train, len(data.classes), node["view_seed"], augmentations)
+    return TrainLoader(data.train, views, size, config["seed"], node["balance"], node.get("workers", 0))
+
+
+def plain_loader(config: Plain, part: Split) -> PlainLoader:
+    return PlainLoader(part, EVALUATION_BATCH, config["dataset"].get("workers", 0))
+
+
+def metrics(task: str = "classification") -> dict[str, ModuleType]:
+    """Every metric of a task, by name."""
+    modules = {name: lookup.module("metrics", name) for name in lookup.names("metrics")}
+    return {name: module for name, module in modules.items() if task == module.TASK}
+
+
+# ---------------------------------------------------------------------------------------------------------- models
+
+
+def model_spec(node: Plain, data: Data, dataset: Plain) -> Spec:
+    """The spec of a config's model for this data: kind, options, classes, sizes, normalisation."""
+    options = {key: value for key, value in node.items() if key not in ("kind", *ORIGIN)}
+    if node["weights"] is not None and options.get("stem") == "auto":
+        options["stem"] = "original"  # published weights are those of the original stem
+    channels, height, width = data.shape
+    module = lookup.module("models", node["kind"])
+    adapt = getattr(module, "input_size", lambda size, **_: size)
+    if height != width:
+        raise UsageError(f"images of {height}x{width} pixels: only square ones are read; crop them first")
+    mean, std = node["mean"] or dataset["mean"], node["std"] or dataset["std"]
+    if len(mean) != channels or len(std) != channels:
+        raise UsageError(f"mean={mean} and std={std} must have one number per channel, and the data has {channels}")
+    return {
+        "kind": node["kind"],
+        "options": options,
+        "classes": list(data.classes),
+        "channels": channels,
+        "size": adapt(height, **options),
+        "network_channels": getattr(module, "CHANNELS", channels),
+        "mean": mean,
+        "std": std,
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+def terms(config: Plain) -> tuple[dict[str, Term], dict[str, float]]:
+    """The task loss and the distillation terms of a config, and their weights, by name."""
+    loss = config["loss"]
+    task = lookup_term(loss["task"]["kind"])(label_smoothing=config["label_smoothing"])
+    built, weights = {"task": task}, {"task": float(loss["task"]["weight"])}
+    for name, node in loss["terms"].items():
+        options = {key: value for key, value in node.items() if key not in ("kind", "weight")}
+        built[name] = lookup_term(node["kind"])(**options)
+        weights[name] = float(node["weight"])
+    return built, weights
+
+
+def lookup_term(kind: str) -> type[Term]:
+    """The one `Term` that the file `kdrun/losses/<kind>.py` defines."""
+    module = lookup.module("losses", kind)
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Term)
+        and value.__module__ == module.__name__
+        and value is not Term
+    ]
+    if len(found) != 1:
+        raise UsageError(f"loss kind {kind!r}: its file must define one Term, and has {len(found)}")
+    return found[0]
+
+
+def learner(config: Plain, model: Model, teacher: nn.Module | None, probe: Tensor) -> Learner:
+    """The student with its terms, each term built on both models' outputs for the images of `probe`."""
+    parts, weights = terms(config)
+    student = model.tapped().to(probe.device)
+    student_probe, teacher_probe = _probe(student, probe), None if teacher is None else _probe(teacher, probe)
+    if teacher_probe is not None and teacher_probe.logits.shape != student_probe.logits.shape:
+        raise UsageError(
+            f"the teacher answers with {tuple(teacher_probe.logits.shape[1:])} logits and the student with "
+            f"{tuple(student_probe.logits.shape[1:])}; both need the classes of the data"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"] + 1)  # adapters
+        for term in parts.values():
+            term.build(student_probe, teacher_probe, teacher)
+    return Learner(student, parts, weights)
+
+
+def probe_images(data: Data) -> Tensor:
+    """Two training images, enough to see shapes."""
+    pixels = data.train.pixels
+    return pixels[data.train.index[:2].cpu() if isinstance(pixels, Files) else data.train.index[:2]]
+
+
+def _probe(model: nn.Module, images: Tensor) -> Outputs:
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        outputs: Outputs = model(images)
+    model.train(was_training)
+    return outputs
+
+
+def training(config: Plain, built: Learner, device: str, precision: str) -> Training:
+    """The learner on its device, with its optimizer over every parameter of student and terms."""
+    node = {key: value for key, value in config["optimizer"].items() if key != "kind"}
+    kind = config["optimizer"]["kind"]
+    if kind not in OPTIMIZERS:
+        raise UsageError(f"optimizer.kind={kind}: allowed: {', '.join(OPTIMIZERS)}")
+    if "betas" in node:
+        node["betas"] = tuple(node["betas"])
+    if node.get("nesterov") and not node.get("momentum"):
+        node["nesterov"] = False  # without momentum there is nothing to look ahead with
+    built.to(device)
+    optimizer = OPTIMIZERS[kind](built.parameters(), **node)
+    return Training(built, optimizer, device, precision, config["ema"]["decay"])
+
+
+def recipe(config: Plain, device: str, precision: str) -> Recipe:
+    node = config["schedule"]
+    return Recipe(
+        epochs=config["epochs"],
+        rate=lambda step, steps: schedule.factor(step, steps, **node),
+        device=device,
+        precision=precision,
+        seed=config["seed"],
+        accumulate=config["accumulate"],
+        grad_clip=config["grad_clip"],
+    )

@@ -1,0 +1,345 @@
+"""The command line: which command, what Hydra does for it, exit codes, one-line errors.
+
+Exit 0: done. 1: something failed. 2: what was typed cannot work. 130, 143: stopped by SIGINT, SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdrun import __version__
+from kdrun.errors import KdrunError, UsageError, suggestion
+
+HELP = """\
+kdrun: knowledge distillation from the command line, with numbers that can be trusted
+
+  kdrun distill [key=value …]          a student imitates a teacher; the student alone stands beside it
+  kdrun train-teacher [key=value …]    train a teacher (kdrun train model=… is the same under its general name)
+  kdrun evaluate <run> [key=value …]   a run's model on a test split; or model=<name> model.checkpoint=<file>
+  kdrun predict <run> image.png …      the likeliest classes of images
+  kdrun reproduce <run>                a saved config again, and the numbers compared
+  kdrun list [what]                    models, datasets, losses, augments, experiments, runs
+
+Keys:  teacher= student= dataset= loss= augment= optimizer= schedule= device= experiment=
+       loss.alpha= loss.temperature= optimizer.lr= epochs= batch_size= seed= … (kdrun distill --cfg job shows all)
+Sweep: kdrun distill -m loss.alpha=0.5,0.9 loss.temperature=2,4,8 seed=0,1,2
+
+Options: --cfg job, --info, -m, --config-dir DIR, --plugin PACKAGE, --debug, --help, --version
+A first run: kdrun distill      (bundled digits, about a minute on two cores)
+"""
+STAGES = {"distill": "distill", "train": "train", "train-teacher": "train_teacher", "evaluate": "evaluate"}
+COMMANDS = (*STAGES, "predict", "reproduce", "list")
+HYDRA_FLAGS = {
+    "--multirun",
+    "-m",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--shell-completion",
+    "-sc",
+}
+
+
+def main() -> int:
+    """Run the command in `sys.argv` and return its exit code."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return dispatch(arguments, debug)
+    except KdrunError as error:
+        if debug:
+            raise
+        print(f"kdrun: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("kdrun: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone: say nothing more
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(f"kdrun: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def dispatch(arguments: list[str], debug: bool) -> int:
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"kdrun {__version__}")
+        return 0
+    if arguments[0] in ("-sc", "--shell-completion"):
+        return _completion(arguments)
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        raise UsageError(f"there is no command {command!r}; {suggestion(command, COMMANDS)}")
+    if command == "list":
+        return _list(rest)
+    if command == "predict":
+        return _predict(rest)
+    if command == "reproduce":
+        return _reproduce(rest, debug)
+    return _stage(command, rest, debug)
+
+
+# ---------------------------------------------------------------------------------------------------------- stages
+
+
+def _stage(command: str, arguments: list[str], debug: bool) -> int:
+    stage = STAGES[command]
+    words, plugins = _option(arguments, "--plugin")
+    _, folders = _option(words, "--config-dir", "-cd")
+    folders = [Path(folder) for folder in folders]
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        raise UsageError(f"--config-dir {missing[0]}: there is no such folder")
+    if "--experimental-rerun" in words:
+        raise UsageError(
+            "--experimental-rerun loads a pickle, which can run any code; use `kdrun reproduce <run>`"
+        )
+    if stage == "evaluate":
+        words = _positional_run(words)
+    for plugin in plugins:
+        _plug_in(plugin)
+    if any(word in HYDRA_FLAGS or word.startswith(("--cfg=", "--info=")) for word in words):
+        return _through_hydra(stage, words, folders, debug)
+    from kdrun.config import stage_config
+
+    overrides = _without_option(words, "--config-dir", "-cd")
+    strange = [word for word in overrides if word.startswith("-")]
+    if strange:
+        raise UsageError(f"unknown option {strange[0]}; `kdrun --help` lists those there are")
+    return _run_stage(stage_config(stage, overrides, folders), overrides, debug)
+
+
+def _run_stage(config: dict[str, Any], overrides: list[str], debug: bool) -> int:
+    """Run a checked config and show its outcome."""
+    from kdrun.progress import shown
+
+    with shown(debug):
+        path = _stage_function(config["stage"])(config, overrides=overrides)
+    _show(path)
+    return 0
+
+
+def _stage_function(stage: str) -> Callable[..., Path]:
+    """torch is imported here, when the config is known to be sound."""
+    if stage == "train":
+        from kdrun.stages.train import train
+
+        return train
+    if stage == "distill":
+        from kdrun.stages.distill import distill
+
+        return distill
+    from kdrun.stages.evaluate import evaluate_run
+
+    return evaluate_run
+
+
+def _show(path: Path) -> None:
+    from kdrun.reports.outcome import outcome
+
+    print()
+    print(outcome(path))
+
+
+def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: bool) -> int:
+    """What Hydra itself answers: sweeps, printing of configs, help, completion. The worst exit code of the jobs."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from kdrun.config import conf_dir, job_config, register_roles, stage_config
+
+    codes = [0]
+
+    def job(config: Any) -> None:
+        overrides = list(HydraConfig.get().overrides.task)
+        print(f"\njob {len(codes)}: {' '.join(overrides)}", flush=True)
+        try:
+            checked = job_config(stage, config, HydraConfig.get().runtime.choices, folders)
+            codes.append(_run_stage(checked, overrides, debug))
+        except KdrunError as error:
+            if debug:
+                raise
+            print(f"kdrun: {error}", file=sys.stderr)
+            codes.append(error.exit_code)
+
+    register_roles(folders)
+    sys.argv = ["kdrun", *words]
+    if "-m" not in words and "--multirun" not in words and not {"--help", "-h", "--hydra-help"} & set(words):
+        overrides = [word for word in _without_option(words, "--config-dir", "-cd") if "=" in word and word[0] != "-"]
+        if any(word.startswith(("--shell", "-sc")) for word in words):
+            overrides = []
+        try:
+            hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
+        except SystemExit as error:
+            if error.code:
+                stage_config(stage, overrides, folders)  # says what is wrong in one line, as for a run
+                return 2
+        return 0
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
+    except SystemExit as error:
+        return int(error.code or 0)
+    return max(codes)
+
+
+def _completion(arguments: list[str]) -> int:
+    """Hydra's shell completion. Its queries come without the command, which is in the line being completed."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    query = any(word.startswith("query=") for word in arguments)
+    if query and (len(words) < 2 or (len(words) == 2 and not line.endswith(" "))):
+        typed = words[1] if len(words) > 1 else ""
+        print(" ".join(command for command in COMMANDS if command.startswith(typed)))
+        return 0
+    if query and words[1] not in STAGES:
+        return 0
+    stage = STAGES[words[1]] if query else "distill"
+    if query:
+        os.environ["COMP_LINE"] = line.replace(f" {words[1]}", "", 1)
+    return _through_hydra(stage, arguments, [], debug=False)
+
+
+def _plug_in(name: str) -> None:
+    from kdrun.lookup import add_plugin
+
+    sys.path.insert(0, str(Path.cwd()))  # a package under development is found where one works on it
+    add_plugin(name)
+
+
+# -------------------------------------------------------------------------------------------------- other commands
+
+
+def _list(arguments: list[str]) -> int:
+    words, folders = _option(arguments, "--config-dir", "-cd")
+    keys, rest = _keys(words, ("output_dir",))
+    from kdrun.reports.listing import listing
+
+    package = Path(__file__).resolve().parent
+    conf = package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+    where = [conf, *(Path(folder) for folder in folders)]
+    if len(rest) > 1:
+        raise UsageError(f"kdrun list takes one word, not {len(rest)}")
+    print(listing(rest[0] if rest else None, where, Path(keys.get("output_dir", "outputs"))))
+    return 0
+
+
+def _predict(arguments: list[str]) -> int:
+    keys, words = _keys(arguments, ("top_k", "run"))
+    words = [keys["run"], *words] if "run" in keys else words
+    top_k = keys.get("top_k", "5")
+    if len(words) < 2 or not top_k.isdigit() or int(top_k) < 1:
+        raise UsageError("usage: kdrun predict <run directory or model file> image.png … [top_k=5]")
+    absent = [word for word in words if not Path(word).exists()]
+    if absent:
+        raise UsageError(f"{absent[0]}: there is no such file or directory")
+    from kdrun.stages.predict import predict
+
+    for path, classes in predict(Path(words[0]), [Path(word) for word in words[1:]], int(top_k)):
+        print(f"{path}: " + "  ".join(f"{name} {probability:.1%}" for name, probability in classes))
+    return 0
+
+
+def _reproduce(arguments: list[str], debug: bool) -> int:
+    keys, words = _keys(arguments, ("run", "data_dir", "device.threads"))
+    words = [keys.pop("run"), *words] if "run" in keys else words
+    threads = keys.get("device.threads", "1")
+    if len(words) != 1 or not threads.isdigit():
+        raise UsageError("usage: kdrun reproduce <run directory> [data_dir=…] [device.threads=…]")
+    changes: dict[str, Any] = dict(keys)
+    if "device.threads" in keys:
+        changes["device.threads"] = int(threads)
+    from kdrun.records.run import completed
+
+    completed(Path(words[0]))  # refused before torch is imported
+    from kdrun.progress import shown
+    from kdrun.stages.reproduce import reproduce
+
+    with shown(debug):
+        made, different = reproduce(Path(words[0]), changes)
+    for key, recorded, got in different:
+        print(f"{key}: recorded {recorded}, got {got}")
+    print(f"{'DIFFERENT: ' + str(len(different)) + ' numbers' if different else 'EXACT: every number is the same'}")
+    print(f"recorded: {words[0]}\nagain:    {made}")
+    return 1 if different else 0
+
+
+# ----------------------------------------------------------------------------------------------------------- words
+
+
+def _option(words: list[str], *names: str) -> tuple[list[str], list[str]]:
+    """The words, and every value of an option. `--plugin` is ours and is taken out; Hydra's own options stay."""
+    values, rest, pending = [], [], False
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if pending:
+            values.append(word)
+            pending = False
+        elif flag in names:
+            values += [value] if equals else []
+            pending = not equals
+        else:
+            rest.append(word)
+    if pending:
+        raise UsageError(f"{names[0]} needs a value")
+    return (rest if names[0] == "--plugin" else words), values
+
+
+def _without_option(words: list[str], *names: str) -> list[str]:
+    skip, rest = False, []
+    for word in words:
+        if skip:
+            skip = False
+        elif word in names:
+            skip = True
+        elif word.partition("=")[0] not in names:
+            rest.append(word)
+    return rest
+
+
+def _positional_run(words: list[str]) -> list[str]:
+    """A directory or file given by itself is `run=<it>`; quoted, since a path may hold what Hydra reads as grammar."""
+    done = []
+    before = ""
+    for word in words:
+        plain = not word.startswith(("-", "+", "~")) and "=" not in word and before not in ("--config-dir", "-cd")
+        if plain and before not in ("--cfg", "-c", "--info", "-i", "--package", "-p"):
+            done.append("run='" + word.replace("\\", "\\\\").replace("'", "\\'") + "'")
+        else:
+            done.append(word)
+        before = word
+    return done
+
+
+def _keys(words: list[str], allowed: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    """`key=value` words by key, and the others. Raises `UsageError` for a key that is not allowed."""
+    keys, rest = {}, []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in allowed:
+            keys[key] = value
+        elif word.startswith("-") or (equals and not Path(word).exists()):
+            raise UsageError(f"unknown word {word}; allowed keys: {', '.join(allowed)}")
+        else:
+            rest.append(word)
+    return keys, rest
+
+
+def _terminated(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,95 @@
+"""The on-disk format of CIFAR-10 and CIFAR-100 (Krizhevsky 2009): pickles, read by an unpickler that runs no code."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdrun.datasets.files import Known, fetch, locate
+from kdrun.datasets.raw import Labelled, Raw
+from kdrun.errors import UsageError
+
+ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+
+
+class ArraysOnly(pickle.Unpickler):
+    """Admits arrays, lists, strings and numbers; anything else is refused before it can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def unpickle(path: Path) -> dict[str, Any]:
+    """The dictionary in one CIFAR file. Raises `UsageError` for a file that holds anything but plain data."""
+    try:
+        content = ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except Exception as error:  # a hostile or damaged pickle may raise nearly anything
+        raise UsageError(f"{path} is not a CIFAR file: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} is not a CIFAR file: it holds a {type(content).__name__}")
+    return content
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one of the two data sets keeps what: its folder, the published MD5 of each file in it, its archive, the
+    file and key of the class names, and the key of the labels."""
+
+    base: str
+    digests: Mapping[str, str]
+    archive: Known
+    names_file: str
+    names_key: str
+    labels_key: str
+
+
+def read_cifar(folder: Path, verify: bool, layout: Layout) -> Raw:
+    known = {name: Known(f"{layout.base}/{name}", (digest,)) for name, digest in layout.digests.items()}
+    if not all((folder / one.path).is_file() for one in known.values()):
+        _unpack(folder, layout.archive, [one.path for one in known.values()])
+    paths = {name: locate(folder, [one], verify) for name, one in known.items()}
+    train = [path for name, path in paths.items() if name.startswith(("train", "data_batch"))]
+    test = [path for name, path in paths.items() if name.startswith("test")]
+    classes = unpickle(paths[layout.names_file])[layout.names_key]
+    return Raw(tuple(classes), _labelled(train, layout.labels_key), _labelled(test, layout.labels_key))
+
+
+def _labelled(paths: Sequence[Path], label: str) -> Labelled:
+    parts = [unpickle(path) for path in paths]
+    pixels = np.concatenate([np.asarray(part["data"], dtype=np.uint8) for part in parts]).reshape(-1, 3, 32, 32)
+    targets = torch.tensor([int(target) for part in parts for target in part[label]])
+    return Labelled(torch.from_numpy(pixels), targets)
+
+
+def _unpack(folder: Path, archive: Known, wanted: Sequence[str]) -> None:
+    """Copy just the wanted files out of the archive, each under a temporary name first."""
+    path = folder / archive.path
+    if not path.is_file():
+        path = fetch(folder, archive)
+    with tarfile.open(path) as tar:
+        for name in wanted:
+            member = tar.extractfile(name)
+            if member is None:
+                raise UsageError(f"{path} has no file {name}")
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f"{target.name}.{os.getpid()}.part")
+            part.write_bytes(member.read())
+            part.replace(target)

@@ -1,0 +1,78 @@
+"""Finding a data set's files, checking that their bytes are known, and fetching them where that is possible."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdrun.errors import KdrunError, UsageError
+
+TIMEOUT = 20  # seconds without an answer
+
+
+@dataclass(frozen=True)
+class Known:
+    """One file: where it lies in the data folder, the checksums accepted (sha256 or MD5), where it can be had."""
+
+    path: str
+    digests: tuple[str, ...]
+    url: str | None = None
+
+
+def locate(folder: Path, alternatives: list[Known], verify: bool) -> Path:
+    """The first of `alternatives` that is there, fetched if none is.
+
+    Raises `UsageError` when a file's bytes are unknown (unless `verify` is off) or none can be had.
+    """
+    for known in alternatives:
+        path = folder / known.path
+        if path.is_file():
+            if verify:
+                check(path, known)
+            return path
+    for known in alternatives:
+        if known.url is not None:
+            return fetch(folder, known)
+    wanted = " or ".join(known.path for known in alternatives)
+    raise UsageError(f"data file missing: put {wanted} into {folder}, or name another folder with data_dir=")
+
+
+def check(path: Path, known: Known) -> None:
+    """Raise `UsageError` unless the file has one of the known checksums."""
+    content = path.read_bytes()
+    found = {name: hashlib.new(name, content).hexdigest() for name in {_kind(digest) for digest in known.digests}}
+    if not set(found.values()) & set(known.digests):
+        got = ", ".join(f"{name} {digest}" for name, digest in sorted(found.items()))
+        raise UsageError(f"{path} is not the published file ({got}); replace it, or set dataset.verify=false to use it")
+
+
+def fetch(folder: Path, known: Known) -> Path:
+    """Download to a temporary name, verify, rename. Raises `UsageError` where there is no network."""
+    assert known.url is not None
+    path = folder / known.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with urllib.request.urlopen(known.url, timeout=TIMEOUT) as answer:
+            part.write_bytes(answer.read())
+        check(part, known)
+        part.replace(path)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise UsageError(
+            f"data file missing: put {known.path} into {folder}, or name another folder with data_dir= "
+            f"(a download was tried: {reason})"
+        ) from error
+    except OSError as error:
+        raise KdrunError(f"cannot write {path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _kind(digest: str) -> str:
+    return {32: "md5", 64: "sha256"}[len(digest)]

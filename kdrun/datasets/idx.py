@@ -1,0 +1,29 @@
+"""The IDX format of MNIST and its relatives, plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdrun.datasets.raw import Labelled
+from kdrun.errors import UsageError
+
+
+def read_images(images: Path, labels: Path) -> Labelled:
+    """Grey images `(N, 1, H, W)` uint8 and labels `(N,)`."""
+    return Labelled(read_idx(images).unsqueeze(1), read_idx(labels).long())
+
+
+def read_idx(path: Path) -> Tensor:
+    """A uint8 tensor of the shape the header states. Raises `UsageError` when the file is something else."""
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    dimensions = content[3] if content[:3] == b"\x00\x00\x08" else 0  # 8: unsigned bytes
+    shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4).tolist() if dimensions else []
+    if not shape or len(content) != 4 + 4 * dimensions + math.prod(shape):
+        raise UsageError(f"{path} is not an IDX file of unsigned bytes, or is cut short")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy())

@@ -1,0 +1,48 @@
+"""A folder of images with one sub-folder per class, or `train/ val/ test/` folders of that kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from kdrun.datasets.raw import Files, Labelled, Pixels, Raw
+from kdrun.errors import UsageError
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def read(folder: Path, verify: bool, path: str | None, resize: int, size: int, memory_gb: float, workers: int) -> Raw:
+    if path is None:
+        raise UsageError("dataset=image_folder needs to know which folder: dataset.path=my_images")
+    root = folder / Path(path).expanduser()  # an absolute path stays as it is
+    if not root.is_dir():
+        raise UsageError(
+            f"dataset.path={path}: there is no folder {root}; name another with dataset.path= or data_dir="
+        )
+    parts = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    if "train" not in parts:
+        parts = {"train": root}
+    classes = tuple(sorted(child.name for child in parts["train"].iterdir() if child.is_dir()))
+    if len(classes) < 2:
+        raise UsageError(f"{parts['train']} has {len(classes)} class folders; at least 2 are needed, one per class")
+    found = {name: labelled(part, classes, resize, size, memory_gb) for name, part in parts.items()}
+    return Raw(classes, found["train"], test=found.get("test"), validation=found.get("val"))
+
+
+def labelled(root: Path, classes: tuple[str, ...], resize: int, size: int, memory_gb: float) -> Labelled:
+    """The images below `root` in order of class and name; decoded into memory when they fit."""
+    strangers = sorted(child.name for child in root.iterdir() if child.is_dir() and child.name not in classes)
+    if strangers:
+        raise UsageError(f"{root} has a class {strangers[0]!r} that the training folder does not have")
+    paths, targets = [], []
+    for number, name in enumerate(classes):
+        images = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in ENDINGS)
+        if not images:
+            raise UsageError(f"class folder {root / name} has no images; endings read: {', '.join(sorted(ENDINGS))}")
+        paths += images
+        targets += [number] * len(images)
+    files = Files(paths, resize, size)
+    fits = len(paths) * 3 * size * size <= memory_gb * 2**30
+    pixels: Pixels = files.decode_all() if fits else files
+    return Labelled(pixels, torch.tensor(targets))

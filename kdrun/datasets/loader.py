@@ -1,0 +1,100 @@
+"""Batches in a reproducible order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kdrun.datasets.raw import Files, Pixels
+from kdrun.datasets.split import Split
+from kdrun.datasets.views import Views
+from kdrun.types import Batch
+
+
+class TrainLoader:
+    """Epochs of a training split: the order is a function of (seed, epoch), the views of (view seed, epoch).
+
+    `balance` draws every class equally often; an epoch then still has about as many samples as the split.
+    """
+
+    def __init__(self, split: Split, views: Views, batch_size: int, seed: int, balance: bool, workers: int = 0) -> None:
+        self.split, self.views, self.batch_size = split, views, batch_size
+        self.seed, self.balance, self.workers = seed, balance, workers
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return len(chunks(self._order(0), self.batch_size))
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        index = self.split.index.cpu()[self._order(number)].to(self.split.index.device)
+        batches = chunks(index, self.batch_size)
+        for rows, images in zip(batches, fetch(self.split.pixels, batches, self.workers), strict=True):
+            inputs, targets = self.views(rows, images.to(rows.device), view=number)
+            yield Batch(inputs, targets, rows)
+
+    def _order(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
+        if not self.balance:
+            return torch.randperm(len(self.split), generator=generator)
+        of_class = self.split.targets[self.split.index].cpu()
+        present = of_class.unique()
+        each = len(self.split) // len(present)
+        drawn = [_repeated(torch.nonzero(of_class == number).flatten(), each, generator) for number in present]
+        everything = torch.cat(drawn)
+        return everything[torch.randperm(len(everything), generator=generator)]
+
+
+class PlainLoader:
+    """A split in ascending order, without augmentation: for evaluation."""
+
+    def __init__(self, split: Split, batch_size: int, workers: int = 0) -> None:
+        self.split, self.workers = split, workers
+        self.batches = chunks(split.index, batch_size)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for rows, images in zip(self.batches, fetch(self.split.pixels, self.batches, self.workers), strict=True):
+            yield Batch(images.to(rows.device), self.split.targets[rows], rows)
+
+
+def chunks(order: Tensor, size: int) -> list[Tensor]:
+    """Consecutive batches; a last batch of one joins the one before, since batch norm cannot train on one sample."""
+    parts = list(order.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[Tensor]:
+    """The images of each batch: rows of a tensor, or files decoded ahead by worker processes."""
+    if isinstance(pixels, Files):
+        rows: Dataset[Any] = _Decoded(pixels, [batch.cpu() for batch in batches])
+        yield from DataLoader(rows, batch_size=None, num_workers=workers)
+    else:
+        for batch in batches:
+            yield pixels[batch]
+
+
+class _Decoded(Dataset[Tensor]):
+    """One item per batch. Decoding is pure, so that the number of workers changes nothing."""
+
+    def __init__(self, files: Files, batches: Sequence[Tensor]) -> None:
+        self.files, self.batches = files, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self.files[self.batches[number]]
+
+
+def _repeated(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` of the rows, each used once before any is used twice."""
+    times = -(-count // len(rows))
+    return torch.cat([rows[torch.randperm(len(rows), generator=generator)] for _ in range(times)])[:count]

@@ -1,0 +1,77 @@
+"""What a data set's reader gives: pixels or files, labels, class names, and the official splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kdrun.errors import KdrunError
+
+
+class Files:
+    """Images on disk, decoded when asked for: `files[rows]` is uint8 `(B, 3, size, size)`, like a tensor's rows."""
+
+    def __init__(self, paths: Sequence[Path], resize: int, size: int) -> None:
+        self.paths, self.resize, self.size = list(paths), resize, size
+        self.shape = (len(self.paths), 3, size, size)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.stack([self.decode(row) for row in rows.tolist()])
+
+    def decode(self, row: int) -> Tensor:
+        """One image: shorter side scaled to `resize`, centre cut out. Raises `KdrunError` naming a broken file."""
+        try:
+            with Image.open(self.paths[row]) as image:
+                return centre(image, self.resize, self.size)
+        except OSError as error:
+            raise KdrunError(f"image {self.paths[row]} (row {row}) cannot be read: {error}") from error
+
+    def decode_all(self, threads: int = 4) -> Tensor:
+        """Every image in memory, `(N, 3, size, size)` uint8."""
+        pixels = torch.empty(self.shape, dtype=torch.uint8)
+        with ThreadPoolExecutor(threads) as pool:
+            for row, image in enumerate(pool.map(self.decode, range(len(self)))):
+                pixels[row] = image
+        return pixels
+
+
+def centre(image: Image.Image, resize: int, size: int) -> Tensor:
+    """A PIL image as uint8 `(3, size, size)`: shorter side to `resize` pixels (bilinear), then the centre."""
+    image = image.convert("RGB")
+    scale = max(resize, size) / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    pixels = np.array(image.crop((left, top, left + size, top + size)))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+Pixels = Tensor | Files
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """N images, uint8 `(N, C, H, W)` or files, and their classes `(N,)` int64."""
+
+    pixels: Pixels
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set as it was published. `test` is None where there is no official one, `validation` mostly."""
+
+    classes: tuple[str, ...]
+    train: Labelled
+    test: Labelled | None = None
+    validation: Labelled | None = None

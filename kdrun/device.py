@@ -1,0 +1,57 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+from kdrun.errors import UsageError
+
+
+def pick_device(name: str) -> str:
+    """The device to use: `auto` is cuda, then mps, then cpu. Raises `UsageError` for one that is not there."""
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
+    if not present[name]:
+        found = ", ".join(kind for kind, here in present.items() if here)
+        raise UsageError(f"device={name}: there is none on this machine; found: {found}; use device=auto")
+    return name
+
+
+def pick_precision(asked: str, device: str, model: nn.Module) -> str:
+    """The precision of forward and backward: fp32, bf16 or fp16. `auto` follows a rule, never a timing.
+
+    bf16 where the hardware multiplies it natively and the model is made of plain convolutions or matrices: on CUDA
+    from compute capability 8, on a CPU with AMX tiles. Depthwise convolutions are slower in bf16 on CPUs, so a model
+    that has them stays in fp32 there. Everything else is fp32.
+    """
+    if asked == "fp16" and device != "cuda":
+        raise UsageError(f"device.precision=fp16 needs a CUDA device, not {device}; use bf16, fp32 or auto")
+    if asked != "auto":
+        return asked
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device == "cpu" and torch.cpu._is_amx_tile_supported() and not has_depthwise(model):
+        return "bf16"
+    return "fp32"
+
+
+def has_depthwise(model: nn.Module) -> bool:
+    """True when some convolution has as many groups as input channels (and more than one)."""
+    return any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in model.modules())
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager[None]:
+    """The context in which a forward pass runs at `precision`."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device, dtype=dtype, enabled=precision != "fp32")
+
+
+def make_deterministic(device: str) -> None:
+    """Ask for deterministic algorithms; what has none on CUDA warns and is recorded as a promise not made."""
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)

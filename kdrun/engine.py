@@ -1,0 +1,199 @@
+"""The only two loops of the project: `fit` trains, `evaluate` measures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from kdrun.datasets.loader import TrainLoader
+from kdrun.device import autocast
+from kdrun.errors import KdrunError
+from kdrun.learner import Learner
+from kdrun.types import Batch, Outputs
+
+Answer = Callable[[Batch], Outputs]  # a teacher, as far as the engine is concerned
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a learner is trained. `rate(step, steps)` is the factor on the base learning rate."""
+
+    epochs: int
+    rate: Callable[[int, int], float]
+    device: str
+    precision: str
+    seed: int
+    accumulate: int = 1
+    grad_clip: float | None = None
+    report_every: int = 20  # batches between reports, the only times the loss is read from the device
+
+
+class Training:
+    """All that changes while a learner is trained, and hence all that is needed to go on."""
+
+    def __init__(self, learner: Learner, optimizer: Optimizer, device: str, precision: str, ema: float | None) -> None:
+        self.learner, self.optimizer = learner, optimizer
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
+        self.average = None if ema is None else _averaged(learner.student, ema)
+        self.epoch = 0
+
+    @property
+    def student(self) -> nn.Module:
+        """What is evaluated and deployed: the moving average where there is one."""
+        return self.learner.student if self.average is None else self.average.module
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain types only."""
+        return {
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.epoch = state["epoch"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the training stands: `step` of `steps` batches in an epoch, means over the epoch so far."""
+
+    epoch: int
+    step: int
+    steps: int
+    lr: float
+    metrics: dict[str, float]
+    finished: bool = False  # the epoch is complete
+
+
+def fit(training: Training, teacher: Answer | None, loader: TrainLoader, recipe: Recipe) -> Iterator[Report]:
+    """Train from `training.epoch` to the last epoch, reporting every few batches and at the end of each epoch.
+
+    Writes nothing; whoever iterates may look at `training`, keep its state, or stop. Raises `KdrunError` when a loss is
+    not finite, at the first report after it happened.
+    """
+    steps = len(loader)
+    for epoch in range(training.epoch, recipe.epochs):
+        torch.manual_seed(recipe.seed * 100_003 + epoch)  # dropout: a function of the epoch, so nothing to remember
+        training.learner.train()
+        means = Means()
+        for step, batch in enumerate(loader.epoch(epoch)):
+            _set_rate(training, recipe, epoch * steps + step, steps)
+            group = min(recipe.accumulate, steps - step // recipe.accumulate * recipe.accumulate)
+            outputs, losses = _backward(training, teacher, batch, recipe, 1 / group)
+            if (step + 1) % recipe.accumulate == 0 or step + 1 == steps:
+                _update(training, recipe.grad_clip)
+            means.add(outputs, losses, batch)
+            if step + 1 == steps:
+                training.epoch = epoch + 1
+            if (step + 1) % recipe.report_every == 0 or step + 1 == steps:
+                yield means.report(epoch, step + 1, steps, training.optimizer.param_groups[0]["lr"])
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    metrics: Mapping[str, ModuleType],
+    autocasting: tuple[str, str],
+    teacher: Answer | None = None,
+) -> dict[str, Tensor]:
+    """The summed metrics of a model that answers with `Outputs`, by metric name; `results` turns them into numbers.
+
+    `autocasting` is (device, precision). Leaves the model in eval mode.
+    """
+    model.eval()
+    totals: dict[str, Tensor] = {}
+    for batch in loader:
+        with torch.no_grad(), autocast(*autocasting):
+            logits = model(batch.inputs).logits.float()
+        expected = None if teacher is None else teacher(batch).logits.float()
+        for name, metric in metrics.items():
+            part = metric.sums(logits, batch.targets, expected)
+            if part is not None:
+                totals[name] = totals[name] + part if name in totals else part
+    return totals
+
+
+def results(totals: Mapping[str, Tensor], metrics: Mapping[str, ModuleType]) -> dict[str, float]:
+    """The numbers of all metrics, flat."""
+    return {key: value for name, total in totals.items() for key, value in metrics[name].result(total.cpu()).items()}
+
+
+@dataclass
+class Means:
+    """Running means over an epoch, kept on the device until they are reported."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    samples: int = 0
+
+    def add(self, outputs: Outputs, losses: Mapping[str, Tensor], batch: Batch) -> None:
+        self.samples += len(batch)
+        for name, loss in losses.items():
+            self._add(f"loss/{name}", loss.detach() * len(batch))
+        if batch.targets is not None and outputs.logits.dim() == 2:
+            labels = batch.targets if batch.targets.dim() == 1 else batch.targets.argmax(dim=1)
+            self._add("accuracy", (outputs.logits.detach().argmax(dim=1) == labels).sum().float())
+
+    def report(self, epoch: int, step: int, steps: int, lr: float) -> Report:
+        names = list(self.sums)
+        values = (torch.stack([self.sums[name] for name in names]) / self.samples).tolist()
+        metrics = dict(zip(names, values, strict=True))
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise KdrunError(
+                    f"{name} became {value} in epoch {epoch + 1} by step {step} of {steps}, learning rate {lr:.3g}; "
+                    "try a lower optimizer.lr, grad_clip=1.0, or device.precision=fp32"
+                )
+        return Report(epoch, step, steps, lr, metrics, finished=step == steps)
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+
+def _backward(
+    training: Training, teacher: Answer | None, batch: Batch, recipe: Recipe, share: float
+) -> tuple[Outputs, dict[str, Tensor]]:
+    """Forward and backward of one batch; its gradient is added with weight `share`."""
+    target = None if teacher is None else teacher(batch)
+    with autocast(recipe.device, recipe.precision):
+        outputs, losses = training.learner(batch, target)
+    training.scaler.scale(training.learner.total(losses) * share).backward()
+    return outputs, losses
+
+
+def _update(training: Training, grad_clip: float | None) -> None:
+    """One optimizer step with what has been gathered in the gradients."""
+    training.scaler.unscale_(training.optimizer)
+    if grad_clip is not None:
+        nn.utils.clip_grad_norm_(training.learner.parameters(), grad_clip)
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    training.optimizer.zero_grad()
+    if training.average is not None:
+        training.average.update_parameters(training.learner.student)
+
+
+def _set_rate(training: Training, recipe: Recipe, step: int, steps: int) -> None:
+    scale = recipe.rate(step, recipe.epochs * steps)
+    for group, rate in zip(training.optimizer.param_groups, training.rates, strict=True):
+        group["lr"] = rate * scale
+
+
+def _averaged(student: nn.Module, decay: float) -> AveragedModel:
+    return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -1,0 +1,34 @@
+"""Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network", 1503.02531.
+
+Two things that common write-ups of this loss get wrong. `KLDivLoss` averages over every element by default, which
+divides by the number of classes too: the sum over classes, averaged over the batch, is `batchmean`. And T² belongs to
+the distillation term at every alpha: gradients of soft targets scale as 1/T².
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdrun.losses.term import Term, teacher_logits
+from kdrun.types import Batch, Outputs
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`T² · KL(softmax(teacher / T) ‖ softmax(student / T))`, summed over classes, mean over the batch.
+
+    student, teacher: logits `(B, C)`. Zero when they differ by a constant per row.
+    """
+    log_student = F.log_softmax(student / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher / temperature, dim=1)
+    divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+class KD(Term):
+    def __init__(self, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        return kd_loss(student.logits, teacher_logits(teacher), self.temperature)

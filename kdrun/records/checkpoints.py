@@ -1,0 +1,71 @@
+"""Checkpoints: torch files of tensors and plain types that carry their own checksum.
+
+`torch.load` ignores the checksums inside its archive, so that a flipped bit loads as other weights. kdrun's files end
+in a zip comment with the sha256 of everything before it: torch and every zip tool read them as ever, and kdrun
+refuses one whose bytes have changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdrun.errors import KdrunError
+from kdrun.records.files import write
+
+MARK = b"kdrun-sha256:"
+TAIL = len(MARK) + 64
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain types (no numpy, no paths) as one whole file with a checksum."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    archive = buffer.getvalue()[:-2] + TAIL.to_bytes(2, "little")  # the last field of a zip: length of its comment
+    write(path, archive + MARK + hashlib.sha256(archive).hexdigest().encode())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What `save` wrote. Raises `KdrunError` when the file is not there, not kdrun's, or not what was written."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise KdrunError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    archive, tail = content[:-TAIL], content[-TAIL:]
+    if not tail.startswith(MARK) or tail != MARK + hashlib.sha256(archive).hexdigest().encode():
+        raise KdrunError(f"checkpoint {path} is damaged or not written by kdrun: its checksum does not match")
+    loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return loaded
+
+
+def is_ours(path: Path) -> bool:
+    """Does the file end like one of kdrun's?"""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        return file.read().startswith(MARK)
+
+
+def load_foreign(path: Path) -> dict[str, Any]:
+    """Any torch file that holds tensors and plain types, kdrun's own verified. Raises `KdrunError`."""
+    if not path.is_file():
+        raise KdrunError(f"checkpoint {path}: there is no such file")
+    if is_ours(path):
+        return load(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise KdrunError(f"checkpoint {path} holds more than tensors and plain values, not loaded: {reason}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).split("\n")[0]
+        raise KdrunError(f"checkpoint {path} is no torch file, or is cut short: {reason}") from error
+    if not isinstance(content, dict):
+        raise KdrunError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict")
+    return content

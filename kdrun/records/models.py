@@ -1,0 +1,40 @@
+"""Model files: what is deployed, self-describing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from kdrun.errors import KdrunError, UsageError
+from kdrun.models.building import Model, build
+from kdrun.records import checkpoints
+from kdrun.records.run import completed
+
+
+def save_model(path: Path, model: Model, state: Mapping[str, Tensor]) -> None:
+    """What is deployed: the weights and the spec that says how to build and feed the network."""
+    tensors = {key: value.detach().cpu().clone() for key, value in state.items()}
+    checkpoints.save(path, {"format": 1, "spec": model.spec, "state_dict": tensors})
+
+
+def model_file(path: Path) -> Path:
+    """The model file of a completed run, or the file itself. Raises `UsageError`."""
+    if path.is_dir():
+        completed(path)
+        path = path / "checkpoints" / "model.pt"
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such run directory or model file")
+    return path
+
+
+def load_model(path: Path) -> Model:
+    """A trained model from a run directory or model file, in eval mode."""
+    content = checkpoints.load(model_file(path))
+    if "spec" not in content:
+        raise KdrunError(f"{path} is a checkpoint of kdrun's, but not a model; use checkpoints/model.pt of a run")
+    model = build(content["spec"])
+    model.net.net.load_state_dict(content["state_dict"])
+    model.net.eval()
+    return model

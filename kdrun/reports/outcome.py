@@ -1,0 +1,98 @@
+"""The table at the end of a run, from its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdrun.records.files import read_json
+from kdrun.records.run import read_info
+
+Row = tuple[str, str]  # heading, key in the summary
+ROWS: tuple[Row, ...] = (
+    ("test accuracy", "test/accuracy"),
+    ("test NLL", "test/nll"),
+    ("test ECE", "test/ece"),
+    ("train accuracy", "train/accuracy"),
+    ("generalisation gap", "generalisation_gap"),
+    ("agreement with teacher", "test/agreement"),
+    ("KL from teacher", "test/kl"),
+)
+COSTS: tuple[Row, ...] = (
+    ("parameters", "parameters"),
+    ("FLOPs per image", "flops"),
+    ("size", "size_bytes"),
+    ("latency p50", "latency_p50_seconds"),
+    ("latency p95", "latency_p95_seconds"),
+    ("throughput", "throughput_per_second"),
+)
+
+
+def outcome(run: Path) -> str:
+    """What a finished run found, as text: a table of its models side by side, and the verdict in words."""
+    info, summary = read_info(run), read_json(run / "summary.json")
+    roles = ["teacher", "student", "alone"] if info["stage"] == "distill" else ["model"]
+    roles = [role for role in roles if f"{role}/parameters" in summary]
+    lines = [["", *("student alone" if role == "alone" else role for role in roles)]]
+    for heading, key in ROWS:
+        cells = [_number(key, summary.get(key if role in ("student", "model") else f"{role}/{key}")) for role in roles]
+        lines += [[heading, *cells]] if any(cells) else []
+    for heading, key in COSTS:
+        lines.append([heading, *(_number(key, summary.get(f"{role}/{key}")) for role in roles)])
+    return "\n".join([*_aligned(lines), "", *verdict(info, summary), f"run: {run}"])
+
+
+def verdict(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
+    """What the numbers say, in words: gain, gap closed, and a warning where the comparison has no ground."""
+    count, split = int(summary["test/samples"]), "test"
+    said = [f"{split} split of {info['data']['name']}: n = {count:,}; one run, seed {info['seeds'].get('seed', 0)}"]
+    if "adapted" in info:
+        said.append(info["adapted"])
+    if "gain" not in summary:
+        return said
+    gain, closed = summary["gain"], summary["gap_closed"]
+    said.append(f"gain over the student alone: {100 * gain:+.2f} points")
+    if closed is not None:
+        said.append(f"gap to the teacher closed: {closed:.0%}")
+    else:
+        said.append("gap closed: not stated, teacher and student alone differ by less than two standard errors")
+    if summary["teacher/test/accuracy"] <= summary["alone/test/accuracy"]:
+        said.append("the teacher is not better than the student alone: there is nothing to distill in these numbers")
+    return said
+
+
+def _number(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if key.endswith(("accuracy", "agreement", "generalisation_gap")):
+        return f"{100 * value:.2f} %"
+    if key.endswith("_seconds"):
+        return f"{1000 * value:.2f} ms"
+    if key.endswith("_per_second"):
+        return f"{value:,.0f} images/s"
+    if key == "size_bytes":
+        return f"{value / 2**20:.2f} MB"
+    if key in ("parameters", "flops"):
+        return _scaled(value)
+    return f"{value:.4f}"
+
+
+def _scaled(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:.0f}"
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    shown = []
+    for line in lines:
+        cells = [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
+        shown.append("  ".join(cells).rstrip())
+    shown.insert(1, "-" * len(shown[0]))
+    return shown

@@ -1,0 +1,141 @@
+"""What the stages share: where to compute, training with a choice of epoch, and the numbers of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kdrun import assembly
+from kdrun.canonical import Plain
+from kdrun.cost import cost
+from kdrun.datasets.split import Data, Split, stratified
+from kdrun.device import make_deterministic, pick_device, pick_precision
+from kdrun.engine import Answer, Recipe, Training, evaluate, fit, results
+from kdrun.models.building import Model
+from kdrun.progress import training_bar
+from kdrun.records.run import Run
+from kdrun.tasks.classification import CHOOSING
+
+TRAIN_SAMPLES = 10_000  # training images, at most, on which train accuracy is taken
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how exactly a model computes."""
+
+    device: str
+    precision: str
+
+    def record(self) -> Plain:
+        """For `run.json`."""
+        name = torch.cuda.get_device_name() if self.device == "cuda" else self.device
+        return {"kind": self.device, "name": name, "threads": torch.get_num_threads(), "precision": self.precision}
+
+
+def use_device(config: Plain) -> str:
+    """The device of a config, with threads and determinism set for this process."""
+    device = pick_device(config["device"]["name"])
+    if config["device"]["threads"] is not None:
+        torch.set_num_threads(config["device"]["threads"])
+    make_deterministic(device)
+    return device
+
+
+def setting(config: Plain, device: str, net: torch.nn.Module) -> Setting:
+    return Setting(device, pick_precision(config["device"]["precision"], device, net))
+
+
+def optimise(run: Run, config: Plain, training: Training, teacher: Answer | None, data: Data) -> dict[str, Tensor]:
+    """Train to the end, or until early stopping, and return the weights of the chosen epoch.
+
+    Chosen is the epoch best on the validation split (the first of equals), or the last one; the test split plays no
+    part. Every epoch leaves its lines in the run's metrics.
+    """
+    where: tuple[str, str] = (run.info["device"]["kind"], run.info["device"]["precision"])
+    recipe: Recipe = assembly.recipe(config, *where)
+    loader = assembly.train_loader(config, data)
+    patience, by_validation = config["early_stopping"]["patience"], config["select"] == "best"
+    best_score, best_epoch, weights = float("-inf"), 0, {}
+    with training_bar(run.info["stage"], recipe.epochs, training.epoch, config["batch_size"]) as bar:
+        for report in fit(training, teacher, loader, recipe):
+            bar.update(report)
+            if not report.finished:
+                continue
+            validation = {}
+            if data.validation is not None:
+                validation = results(totals_on(data.validation, config, training.student, where), assembly.metrics())
+                run.metrics(epoch=report.epoch + 1, split="val", **validation)
+            run.metrics(epoch=report.epoch + 1, split="train", lr=report.lr, **report.metrics)
+            bar.epoch(report, validation)
+            score = validation.get(CHOOSING, 0.0)
+            if score > best_score:
+                best_score, best_epoch = score, report.epoch
+            if not by_validation or best_epoch == report.epoch:
+                weights = _copy(training)
+                run.note(chosen_epoch=report.epoch + 1)
+            if patience is not None and report.epoch - best_epoch >= patience:
+                break
+    return weights
+
+
+def _copy(training: Training) -> dict[str, Tensor]:
+    """The weights of what is deployed: the network, without preparation, adapters or teacher."""
+    return {key: value.detach().cpu().clone() for key, value in training.student.model.net.state_dict().items()}
+
+
+def totals_on(
+    part: Split, config: Plain, model: torch.nn.Module, where: tuple[str, str], teacher: Answer | None = None
+) -> dict[str, Tensor]:
+    """All summed metrics of a model that answers with `Outputs` on one split."""
+    return evaluate(model, assembly.plain_loader(config, part), assembly.metrics(), where, teacher)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Metrics by `<split>/<metric>`, and the test split's confusion matrix: row = true class, column = predicted."""
+
+    numbers: dict[str, float]
+    confusion: list[list[int]]
+
+
+def quality(model: Model, config: Plain, data: Data, where: tuple[str, str], teacher: Answer | None = None) -> Quality:
+    """How good a trained model is on every split. The test split is read here and nowhere else, once a model."""
+    tapped = model.tapped().to(where[0])
+    numbers: dict[str, float] = {}
+    for name, part in {"train": _some(data.train), "val": data.validation}.items():
+        if part is not None:
+            numbers |= _named(name, totals_on(part, config, tapped, where))
+    test = totals_on(data.test, config, tapped, where, teacher)
+    numbers |= _named("test", test) | {"test/samples": len(data.test)}
+    numbers["generalisation_gap"] = numbers["train/accuracy"] - numbers["test/accuracy"]
+    return Quality(numbers, confusion(test))
+
+
+def _named(split: str, totals: dict[str, Tensor]) -> dict[str, float]:
+    return {f"{split}/{key}": value for key, value in results(totals, assembly.metrics()).items()}
+
+
+def confusion(totals: dict[str, Tensor]) -> list[list[int]]:
+    return [[int(count) for count in row] for row in totals["confusion"].tolist()]
+
+
+def price(model: Model, device: str, role: str) -> dict[str, float]:
+    """What the model costs, by `<role>/<measure>`, in float32 with the threads of this process."""
+    spec = model.spec
+    image = torch.zeros(1, spec["channels"], spec["size"], spec["size"], device=device)
+    return {f"{role}/{key}": value for key, value in cost(model.net.to(device).float(), image).items()}
+
+
+def fill(model: Model, weights: Mapping[str, Tensor]) -> None:
+    model.net.net.load_state_dict(dict(weights))
+
+
+def _some(train: Split) -> Split:
+    """A fixed stratified part of a large training split."""
+    if len(train) <= TRAIN_SAMPLES:
+        return train
+    kept = stratified(train.targets.cpu(), train.index.cpu(), 0, count=TRAIN_SAMPLES)
+    return Split(train.pixels, train.targets, train.index[kept.to(train.index.device)])

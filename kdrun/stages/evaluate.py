@@ -1,0 +1,101 @@
+"""evaluate: the numbers of a trained model on a test split, its own or another of the same classes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from kdrun import assembly
+from kdrun.canonical import Plain
+from kdrun.datasets.split import Data
+from kdrun.engine import results
+from kdrun.errors import UsageError
+from kdrun.models.building import Model, build
+from kdrun.origins import load_origin, same_classes
+from kdrun.records.fingerprint import file_fingerprint, fingerprint
+from kdrun.records.models import load_model, model_file
+from kdrun.records.run import About, Run, completed, read_config
+from kdrun.stages.common import confusion, price, setting, totals_on, use_device
+
+log = logging.getLogger("kdrun")
+
+
+def evaluate_run(config: Plain, overrides: list[str] | None = None) -> Path:
+    """Measure a run's model, a model file, or a model with a checkpoint; return the new run directory.
+
+    Raises `UsageError` when the model's classes are not those of the data.
+    """
+    device = use_device(config)
+    config = _with_dataset(config)
+    data = assembly.read_data(config)
+    model, source = _model(config, data)
+    same_classes(model.spec["classes"], data.classes, str(source))
+    here = setting(config, device, model.net)
+    about = About(
+        stage="evaluate",
+        what=f"{Path(source).stem}_on_{config['dataset']['kind']}",
+        config=config,
+        fingerprint=fingerprint(
+            {"model": file_fingerprint(source), "data": data.fingerprint, "dataset": config["dataset"]}
+        ),
+        data={
+            "name": config["dataset"]["kind"],
+            "fingerprint": data.fingerprint,
+            "verified": config["dataset"]["verify"],
+        },
+        device=here.record(),
+        parents=[{"role": "model", "run": config["run"], "checkpoint": str(source)}],
+        overrides=overrides or [],
+    )
+    with Run.create(about) as run:
+        adapted = _adaptation(model, data)
+        if adapted is not None:
+            log.info(adapted)
+            run.note(adapted=adapted)
+        where = (device, here.precision)
+        test = assembly.on_device(data, device).test
+        totals = totals_on(test, config, model.tapped().to(device), where)
+        numbers = {f"test/{key}": value for key, value in results(totals, assembly.metrics()).items()}
+        run.summary({**numbers, "test/samples": len(test), **price(model, device, "model")})
+        run.document("confusion", {"model": confusion(totals)})
+    return run.path
+
+
+def _model(config: Plain, data: Data) -> tuple[Model, Path]:
+    if config["run"] is not None:
+        path = Path(config["run"])
+        return load_model(path), model_file(path)
+    node = config["model"]
+    if "kind" not in node or node["checkpoint"] is None:
+        raise UsageError(
+            "nothing to evaluate: give a run directory (kdrun evaluate outputs/distill/…), "
+            "or model=<name> model.checkpoint=<file> dataset=<name>"
+        )
+    model = build(assembly.model_spec(node, data, config["dataset"]))
+    origin = load_origin(model, node, data.classes)
+    if origin is None or not origin.complete:
+        raise UsageError(f"{node['checkpoint']} has another number of classes than the {len(data.classes)} of the data")
+    return model, Path(node["checkpoint"])
+
+
+def _with_dataset(config: Plain) -> Plain:
+    """The data set that was asked for, else the one the run was made with."""
+    if "kind" in config["dataset"]:
+        return config
+    run = None if config["run"] is None else Path(config["run"])
+    if run is None or not run.is_dir():
+        raise UsageError("which data? add dataset=<name>; `kdrun list datasets` shows them")
+    completed(run)
+    saved = read_config(run)
+    data_dir = config["data_dir"] or saved.get("data_dir")
+    return {**config, "dataset": saved["dataset"], "data_dir": data_dir}
+
+
+def _adaptation(model: Model, data: Data) -> str | None:
+    """What the model's side does to images unlike those it was trained on, in words; None when nothing."""
+    spec = model.spec
+    wanted = (spec["channels"], spec["size"], spec["size"])
+    if data.shape == wanted:
+        return None
+    shown = ["x".join(str(side) for side in shape) for shape in (data.shape, wanted)]
+    return f"images are adapted on the model's side: {shown[0]} (channels x height x width) becomes {shown[1]}"

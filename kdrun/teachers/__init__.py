@@ -1,0 +1,1 @@
+"""Teachers: a `fingerprint`, and `__call__(batch) -> Outputs`."""

@@ -1,0 +1,31 @@
+"""A teacher that answers by running its model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from kdrun.device import autocast
+from kdrun.types import Batch, Outputs
+
+
+class LiveTeacher:
+    """A frozen model in eval mode. It belongs to no learner, so it is never optimised nor saved with a student.
+
+    `model` answers with `Outputs`. Below fp32 the logits are rounded to half precision, the type in which teacher
+    outputs are stored, so that a live and a stored teacher give the same.
+    """
+
+    def __init__(self, model: nn.Module, fingerprint: str, device: str, precision: str) -> None:
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.fingerprint, self.device, self.precision = fingerprint, device, precision
+
+    def __call__(self, batch: Batch) -> Outputs:
+        # no_grad, not inference_mode: losses may save teacher features for their backward
+        with torch.no_grad(), autocast(self.device, self.precision):
+            outputs = self.model(batch.inputs)
+        if self.precision == "fp32":
+            return outputs
+        return replace(outputs, logits=outputs.logits.half().float())
