@@ -102,15 +102,12 @@ def dispatch(arguments: list[str], debug: bool) -> int:
 def _stage(command: str, arguments: list[str], debug: bool) -> int:
     stage = STAGES[command]
     words, plugins = _option(arguments, "--plugin")
-    _, folders = _option(words, "--config-dir", "-cd")
-    folders = [Path(folder) for folder in folders]
+    folders = [Path(folder) for folder in _option(words, "--config-dir", "-cd")[1]]
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise UsageError(f"--config-dir {missing[0]}: there is no such folder")
     if "--experimental-rerun" in words:
-        raise UsageError(
-            "--experimental-rerun loads a pickle, which can run any code; use `kdrun reproduce <run>`"
-        )
+        raise UsageError("--experimental-rerun loads a pickle, which can run any code; use `kdrun reproduce <run>`")
     if stage == "evaluate":
         words = _positional_run(words)
     for plugin in plugins:

@@ -48,7 +48,7 @@ class Training:
 
     @property
     def student(self) -> nn.Module:
-        """What is evaluated and deployed: the moving average where there is one."""
+        """What is evaluated: the moving average of the student where there is one. It answers with `Outputs`."""
         return self.learner.student if self.average is None else self.average.module
 
     def state_dict(self) -> dict[str, Any]:

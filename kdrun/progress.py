@@ -45,7 +45,7 @@ def training_bar(title: str, epochs: int, start: int, batch_size: int) -> Iterat
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
     with Progress(*columns, console=_console(), transient=True) as progress:
-        task = progress.add_task(title, total=float(epochs), completed=float(start), said="")
+        task = progress.add_task(title, total=epochs, completed=start, said="")
         yield Bar(progress, task, epochs, start, batch_size)
 
 

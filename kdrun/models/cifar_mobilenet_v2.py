@@ -18,7 +18,7 @@ def input_size(size: int, width: float, expansion: int, min_size: int) -> int:
 
 def build(classes: int, channels: int, size: int, width: float, expansion: int, min_size: int) -> nn.Module:
     now = int(32 * width)
-    layers = [_conv(channels, now, 3, stride=2)]
+    layers: list[nn.Module] = [_conv(channels, now, 3, stride=2)]
     for number, (outputs, blocks, stride) in enumerate(STAGES):
         outputs = int(outputs * width)
         for block in range(blocks):

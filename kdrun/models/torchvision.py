@@ -12,11 +12,12 @@ from kdrun.errors import UsageError, suggestion
 
 CHANNELS = 3
 SMALL = 64  # pixels up to which a 7x7 stride-2 stem throws away too much
+TINY = 16  # pixels up to which the pooling of the stem stays: see docs/decisions/0004
 
 
 def input_size(size: int, name: str, stem: str, min_size: int) -> int:
     """Images are enlarged to `min_size`, unless the stem is made small; transformers get whole patches."""
-    if stem == "small" or (stem == "auto" and size <= SMALL and _has_large_stem(name)):
+    if _stem(name, stem, size) != "original":
         return size
     size = max(size, min_size)
     patch = _patch(name)
@@ -25,8 +26,9 @@ def input_size(size: int, name: str, stem: str, min_size: int) -> int:
 
 def build(classes: int, channels: int, size: int, name: str, stem: str, min_size: int) -> nn.Module:
     model = _builder(name)(**_arguments(name, classes, size))
-    if stem == "small" or (stem == "auto" and size <= SMALL and _has_large_stem(name)):
-        _make_stem_small(model, name)
+    chosen = _stem(name, stem, size)
+    if chosen != "original":
+        _make_stem_small(model, name, keep_pooling=chosen == "pooled")
     return model
 
 
@@ -55,17 +57,25 @@ def _patch(name: str) -> int | None:
     return int(name.split("_")[2]) if name.startswith("vit_") else None
 
 
-def _has_large_stem(name: str) -> bool:
-    return name.startswith(("resnet", "resnext", "wide_resnet", "densenet", "googlenet"))
+def _stem(name: str, stem: str, size: int) -> str:
+    """`small`, `pooled` or `original`: `auto` decides by family and image size."""
+    if stem != "auto":
+        return stem
+    large = name.startswith(("resnet", "resnext", "wide_resnet", "densenet", "googlenet"))
+    if not large or size > SMALL:
+        return "original"
+    return "pooled" if size <= TINY else "small"
 
 
-def _make_stem_small(model: nn.Module, name: str) -> None:
-    """A 3x3 convolution of stride 1 in place of the first one, and no pooling after it."""
+def _make_stem_small(model: nn.Module, name: str, keep_pooling: bool) -> None:
+    """A 3x3 convolution of stride 1 in place of the first one, and no pooling after it unless that is kept."""
     path, first = next((p, m) for p, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if first.kernel_size != (7, 7):
         raise UsageError(f"model.stem=small: the first convolution of {name} is {first.kernel_size}, not 7x7")
     small = nn.Conv2d(3, first.out_channels, 3, stride=1, padding=1, bias=first.bias is not None)
     model.set_submodule(path, small)
+    if keep_pooling:
+        return
     pooling = next(p for p, m in model.named_modules() if isinstance(m, nn.MaxPool2d))
     model.set_submodule(pooling, nn.Identity())
 

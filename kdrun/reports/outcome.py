@@ -53,12 +53,12 @@ def verdict(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
         return said
     gain, closed = summary["gain"], summary["gap_closed"]
     said.append(f"gain over the student alone: {100 * gain:+.2f} points")
-    if closed is not None:
+    if summary["teacher/test/accuracy"] <= summary["alone/test/accuracy"]:
+        said.append("the teacher is not better than the student alone: there is no gap to close in these numbers")
+    elif closed is not None:
         said.append(f"gap to the teacher closed: {closed:.0%}")
     else:
         said.append("gap closed: not stated, teacher and student alone differ by less than two standard errors")
-    if summary["teacher/test/accuracy"] <= summary["alone/test/accuracy"]:
-        said.append("the teacher is not better than the student alone: there is nothing to distill in these numbers")
     return said
 
 

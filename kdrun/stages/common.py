@@ -83,7 +83,9 @@ def optimise(run: Run, config: Plain, training: Training, teacher: Answer | None
 
 def _copy(training: Training) -> dict[str, Tensor]:
     """The weights of what is deployed: the network, without preparation, adapters or teacher."""
-    return {key: value.detach().cpu().clone() for key, value in training.student.model.net.state_dict().items()}
+    prefix = "model.net."  # Tapped(Prepared(net))
+    state = training.student.state_dict()
+    return {key.removeprefix(prefix): t.detach().cpu().clone() for key, t in state.items() if key.startswith(prefix)}
 
 
 def totals_on(

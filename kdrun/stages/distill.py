@@ -20,6 +20,7 @@ from kdrun.records.run import About, Run, completed
 from kdrun.stages.common import fill, optimise, price, quality, setting, use_device
 from kdrun.stages.train import ensure, name
 from kdrun.teachers.live import LiveTeacher
+from kdrun.teachers.stored import StoredTeacher
 
 log = logging.getLogger("kdrun")
 
@@ -61,7 +62,7 @@ def distill(config: Plain, overrides: list[str] | None = None) -> Path:
     )
     with Run.create(about) as run:
         training = assembly.training(config, learner, device, here.precision)
-        weights = optimise(run, config, training, live, resident)
+        weights = optimise(run, config, training, _answers(live, config, resident), resident)
         save_model(run.checkpoint("model"), student, weights)
         fill(student, weights)
         _conclude(run, config, resident, student, live, teacher.model, alone)
@@ -102,6 +103,14 @@ def _teacher(config: Plain, data: Data, device: str) -> Taught:
     return Taught(model, completed(path)["fingerprint"], _precision(config, device, model), _parent("teacher", path))
 
 
+def _answers(live: LiveTeacher, config: Plain, data: Data) -> LiveTeacher | StoredTeacher:
+    """The teacher to train with: asked once per sample where every epoch shows the same views, live otherwise."""
+    if config["augment"] or config["epochs"] == 1:
+        return live
+    log.info("teacher: asked once for each of %d samples: without augmentation its answers stay", len(data.train))
+    return StoredTeacher.filled(live, assembly.plain_loader(config, data.train), len(data.train.targets))
+
+
 def _conclude(
     run: Run, config: Plain, data: Data, student: Model, live: LiveTeacher, teacher: Model, alone: Path | None
 ) -> None:
@@ -111,15 +120,19 @@ def _conclude(
     if alone is not None:
         compared["alone"] = (load_model(alone), precision)
     numbers: dict[str, float | None] = {}
-    matrices = {}
+    qualities, matrices = {}, {}
     for role, (model, how) in compared.items():
         found = quality(model, config, data, (device, how), None if role == "teacher" else live)
         prefix = "" if role == "student" else f"{role}/"
         numbers |= {f"{prefix}{key}": value for key, value in found.numbers.items()} | price(model, device, role)
-        matrices[role] = found.confusion
+        qualities[role], matrices[role] = found.numbers, found.confusion
     if alone is not None:
-        roles = ("test/accuracy", "alone/test/accuracy", "teacher/test/accuracy")
-        numbers |= gain(*(float(numbers[key] or 0) for key in roles), samples=len(data.test))
+        numbers |= gain(
+            student=qualities["student"]["test/accuracy"],
+            alone=qualities["alone"]["test/accuracy"],
+            teacher=qualities["teacher"]["test/accuracy"],
+            samples=len(data.test),
+        )
     run.summary(numbers)
     run.document("confusion", matrices)
 

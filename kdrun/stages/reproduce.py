@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kdrun.stages.evaluate import evaluate_run
 from kdrun.stages.train import train
 
 log = logging.getLogger("kdrun")
-STAGES = {"train": train, "distill": distill, "evaluate": evaluate_run}
+STAGES: dict[str, Callable[[Plain], Path]] = {"train": train, "distill": distill, "evaluate": evaluate_run}
 TIMES = ("_seconds", "_per_second")  # endings of what no two runs share
 
 
