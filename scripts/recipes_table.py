@@ -111,9 +111,10 @@ def footer(seeds: list[int]) -> str:
     flags = next((line for line in cpuinfo() if line.startswith("flags")), "")
     simd = next((name for name in ("amx_bf16", "avx512f", "avx2") if name in flags), "none")
     return (
-        f"Accuracy and gap in %, mean ± sd over n = {len(seeds)} seeds ({', '.join(map(str, seeds))}) of the student; one teacher "
-        f"(`teacher.seed=0`), one split. 10 % of the training data held out, epoch chosen there, test split read once. "
-        f"torch {version('torch')}, Python {platform.python_version()}, {cpu}, {simd}. Made by `scripts/recipes_table.py`."
+        f"Accuracy and gap in %, mean ± sd over n = {len(seeds)} seeds ({', '.join(map(str, seeds))}) of the student; "
+        "one teacher (`teacher.seed=0`), one split. 10 % of the training data held out, epoch chosen there, "
+        f"test split read once. torch {version('torch')}, Python {platform.python_version()}, {cpu}, {simd}. "
+        "Made by `scripts/recipes_table.py`."
     )
 
 
