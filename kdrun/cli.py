@@ -5,6 +5,8 @@ Exit 0: done. 1: something failed. 2: what was typed cannot work. 130, 143: stop
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import sys
@@ -34,19 +36,9 @@ A first run: kdrun distill      (bundled digits, about a minute on two cores)
 """
 STAGES = {"distill": "distill", "train": "train", "train-teacher": "train_teacher", "evaluate": "evaluate"}
 COMMANDS = (*STAGES, "predict", "reproduce", "list")
-HYDRA_FLAGS = {
-    "--multirun",
-    "-m",
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--help",
-    "-h",
-    "--hydra-help",
-    "--shell-completion",
-    "-sc",
-}
+COMPLETION = {"-sc", "--shell-completion"}
+SWEEP = {"-m", "--multirun"}
+HYDRA_FLAGS = COMPLETION | SWEEP | {"-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"}
 
 
 def main() -> int:
@@ -160,7 +152,7 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from kdrun.config import conf_dir, job_config, register_roles, stage_config
+    from kdrun.config import check_sweep, conf_dir, job_config, register_roles, stage_config
 
     codes = [0]
 
@@ -178,21 +170,19 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
 
     register_roles(folders)
     sys.argv = ["kdrun", *words]
-    if "-m" not in words and "--multirun" not in words and not {"--help", "-h", "--hydra-help"} & set(words):
-        overrides = [word for word in _without_option(words, "--config-dir", "-cd") if "=" in word and word[0] != "-"]
-        if any(word.startswith(("--shell", "-sc")) for word in words):
-            overrides = []
-        try:
-            hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
-        except SystemExit as error:
-            if error.code:
-                stage_config(stage, overrides, folders)  # says what is wrong in one line, as for a run
-                return 2
-        return 0
+    typed = [word for word in _without_option(words, "--config-dir", "-cd") if "=" in word and word[0] != "-"]
+    if SWEEP & set(words):
+        check_sweep(stage, typed, folders)
+    said = io.StringIO()
     try:
-        hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
+        with contextlib.nullcontext() if SWEEP & set(words) else contextlib.redirect_stderr(said):
+            hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
     except SystemExit as error:
-        return int(error.code or 0)
+        if error.code:
+            if not SWEEP & set(words) and not COMPLETION & set(words):
+                stage_config(stage, typed, folders)  # says the mistake in one line
+            print(said.getvalue(), file=sys.stderr, end="")
+            return 2
     return max(codes)
 
 

@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -49,6 +49,18 @@ def stage_config(stage: str, overrides: Sequence[str], config_dirs: Sequence[Pat
         choices = config.hydra.runtime.choices
         schema = _schema(stage, config, choices, config_dirs) if choices.get("experiment") else _plain(options)
         return checked(stage, config, schema)
+
+
+def check_sweep(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> None:
+    """The keys and choices of a sweep, before its first job: values are checked as each job starts."""
+    with composing(config_dirs):
+        parsed = _parse(overrides)
+        groups = _groups()
+        _refuse(_wrong_choices(parsed, groups))
+        picked = [one for one in parsed if one.key_or_group in groups and not one.is_sweep_override()]
+        options = _compose(stage, _texts(picked), config_dirs)
+        if not any(one.key_or_group in groups and one.is_sweep_override() for one in parsed):
+            _refuse(_wrong_keys(parsed, groups, options))  # otherwise the keys there are depend on the job
 
 
 def job_config(stage: str, config: DictConfig, choices: Mapping[Any, Any], config_dirs: Sequence[Path] = ()) -> Plain:
@@ -136,6 +148,8 @@ def _groups() -> dict[str, list[str]]:
 
 def _chosen(override: Override) -> list[str]:
     value = override.value()
+    if isinstance(value, ChoiceSweep):
+        value = value.list
     values = value if isinstance(value, list) else [value]
     return [str(one) for one in values if one is not None]
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdrun.errors import KdrunError
+from kdrun.errors import UsageError
 from kdrun.records.files import write
 
 MARK = b"kdrun-sha256:"
@@ -33,14 +31,14 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What `save` wrote. Raises `KdrunError` when the file is not there, not kdrun's, or not what was written."""
+    """What `save` wrote. Raises `UsageError` when the file is not there, not kdrun's, or not what was written."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise KdrunError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"checkpoint {path} cannot be read: {error.strerror}") from error
     archive, tail = content[:-TAIL], content[-TAIL:]
     if not tail.startswith(MARK) or tail != MARK + hashlib.sha256(archive).hexdigest().encode():
-        raise KdrunError(f"checkpoint {path} is damaged or not written by kdrun: its checksum does not match")
+        raise UsageError(f"checkpoint {path} is damaged or not written by kdrun: its checksum does not match")
     loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return loaded
 
@@ -53,19 +51,19 @@ def is_ours(path: Path) -> bool:
 
 
 def load_foreign(path: Path) -> dict[str, Any]:
-    """Any torch file that holds tensors and plain types, kdrun's own verified. Raises `KdrunError`."""
+    """Any torch file that holds tensors and plain types, kdrun's own verified. Raises `UsageError`."""
     if not path.is_file():
-        raise KdrunError(f"checkpoint {path}: there is no such file")
+        raise UsageError(f"checkpoint {path}: there is no such file")
     if is_ours(path):
         return load(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # a foreign file may be anything, and torch raises anything for it
         reason = str(error).split("\n")[0]
-        raise KdrunError(f"checkpoint {path} holds more than tensors and plain values, not loaded: {reason}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).split("\n")[0]
-        raise KdrunError(f"checkpoint {path} is no torch file, or is cut short: {reason}") from error
+        raise UsageError(
+            f"checkpoint {path} cannot be read as tensors and plain values: it is no torch file, is cut short, "
+            f"or holds code, which is not run ({reason})"
+        ) from error
     if not isinstance(content, dict):
-        raise KdrunError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict")
+        raise UsageError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict")
     return content

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kdrun.errors import KdrunError, UsageError
+from kdrun.errors import UsageError
 from kdrun.models.building import Model, build
 from kdrun.records import checkpoints
 from kdrun.records.run import completed
@@ -33,7 +33,7 @@ def load_model(path: Path) -> Model:
     """A trained model from a run directory or model file, in eval mode."""
     content = checkpoints.load(model_file(path))
     if "spec" not in content:
-        raise KdrunError(f"{path} is a checkpoint of kdrun's, but not a model; use checkpoints/model.pt of a run")
+        raise UsageError(f"{path} is a checkpoint of kdrun's, but not a model; use checkpoints/model.pt of a run")
     model = build(content["spec"])
     model.net.net.load_state_dict(content["state_dict"])
     model.net.eval()

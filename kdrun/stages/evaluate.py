@@ -14,9 +14,13 @@ from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.models import load_model, model_file
-from kdrun.records.run import About, Run, completed, read_config
+from kdrun.records.run import About, Run, read_config
 from kdrun.stages.common import confusion, price, setting, totals_on, use_device
 
+NOTHING = (
+    "nothing to evaluate: give a run directory (kdrun evaluate outputs/distill/…), "
+    "or model=<name> model.checkpoint=<file> dataset=<name>"
+)
 log = logging.getLogger("kdrun")
 
 
@@ -67,10 +71,7 @@ def _model(config: Plain, data: Data) -> tuple[Model, Path]:
         return load_model(path), model_file(path)
     node = config["model"]
     if "kind" not in node or node["checkpoint"] is None:
-        raise UsageError(
-            "nothing to evaluate: give a run directory (kdrun evaluate outputs/distill/…), "
-            "or model=<name> model.checkpoint=<file> dataset=<name>"
-        )
+        raise UsageError(NOTHING)
     model = build(assembly.model_spec(node, data, config["dataset"]))
     origin = load_origin(model, node, data.classes)
     if origin is None or not origin.complete:
@@ -82,10 +83,12 @@ def _with_dataset(config: Plain) -> Plain:
     """The data set that was asked for, else the one the run was made with."""
     if "kind" in config["dataset"]:
         return config
-    run = None if config["run"] is None else Path(config["run"])
-    if run is None or not run.is_dir():
-        raise UsageError("which data? add dataset=<name>; `kdrun list datasets` shows them")
-    completed(run)
+    if config["run"] is None:
+        raise UsageError(NOTHING)
+    run = Path(config["run"])
+    model_file(run)
+    if not run.is_dir():
+        raise UsageError(f"which data is {run} for? add dataset=<name>; `kdrun list datasets` shows them")
     saved = read_config(run)
     data_dir = config["data_dir"] or saved.get("data_dir")
     return {**config, "dataset": saved["dataset"], "data_dir": data_dir}
