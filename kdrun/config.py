@@ -40,7 +40,7 @@ def stage_config(stage: str, overrides: Sequence[str], config_dirs: Sequence[Pat
     """The checked config of a stage in the form that is saved. Raises `UsageError` with every mistake at once."""
     with composing(config_dirs):
         parsed = _parse(overrides)
-        groups = _groups()
+        groups = _groups(config_dirs)
         _refuse(_wrong_choices(parsed, groups))
         picked = [override for override in parsed if override.key_or_group in groups]
         options = _compose(stage, _texts(picked), config_dirs)  # the chosen options, with nothing else typed
@@ -55,7 +55,7 @@ def check_sweep(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
     """The keys and choices of a sweep, before its first job: values are checked as each job starts."""
     with composing(config_dirs):
         parsed = _parse(overrides)
-        groups = _groups()
+        groups = _groups(config_dirs)
         _refuse(_wrong_choices(parsed, groups))
         picked = [one for one in parsed if one.key_or_group in groups and not one.is_sweep_override()]
         options = _compose(stage, _texts(picked), config_dirs)
@@ -138,12 +138,21 @@ def _texts(parsed: Sequence[Override]) -> list[str]:
     return [str(override.input_line) for override in parsed]
 
 
-def _groups() -> dict[str, list[str]]:
+def _groups(config_dirs: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """Every group and its options, those in the user's own folders included."""
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
     loader = hydra.config_loader
     names = [name for name in loader.get_group_options("", ObjectType.GROUP) if name != "hydra"]
-    return {name: loader.get_group_options(name, ObjectType.CONFIG) for name in names}
+    groups = {name: set(loader.get_group_options(name, ObjectType.CONFIG)) for name in names}
+    for folder in config_dirs:
+        for file in folder.rglob("*.yaml"):
+            group, name = file.parent.relative_to(folder).as_posix(), file.stem
+            if group != ".":
+                groups.setdefault(group, set()).add(name)
+    for file in (conf_dir() / "experiment").rglob("*/*.yaml"):  # experiments may be sorted into folders
+        groups["experiment"].add(file.relative_to(conf_dir() / "experiment").with_suffix("").as_posix())
+    return {name: sorted(options) for name, options in groups.items()}
 
 
 def _chosen(override: Override) -> list[str]:
@@ -209,7 +218,7 @@ def _compose(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path]) 
 
 def _schema(stage: str, config: DictConfig, choices: Mapping[Any, Any], config_dirs: Sequence[Path]) -> Plain:
     """The defaults of the options chosen in `config`, free of any value from the command line or an experiment."""
-    groups = _groups()
+    groups = _groups(config_dirs)
     picked = []
     for key, value in choices.items():
         group, _, mount = str(key).partition("@")

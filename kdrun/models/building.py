@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from kdrun import lookup
 from kdrun.models.prepared import Prepared, Preprocess
@@ -35,9 +34,3 @@ def build(spec: Spec, seed: int = 0) -> Model:
     size = (spec["size"], spec["size"])
     preprocess = Preprocess(spec["channels"], size, spec["mean"], spec["std"], spec["network_channels"])
     return Model(Prepared(net, preprocess), spec)
-
-
-def shape_only(spec: Spec) -> nn.Module:
-    """The network without memory for its weights, to ask what it is made of."""
-    with torch.device("meta"):
-        return build(spec).net

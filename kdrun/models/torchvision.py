@@ -12,7 +12,7 @@ from kdrun.errors import UsageError, suggestion
 
 CHANNELS = 3
 SMALL = 64  # pixels up to which a 7x7 stride-2 stem throws away too much
-TINY = 16  # pixels up to which the pooling of the stem stays: see docs/decisions/0004
+TINY = 16  # pixels up to which residual networks keep the pooling of their stem: see docs/decisions/0004
 
 
 def input_size(size: int, name: str, stem: str, min_size: int) -> int:
@@ -61,10 +61,10 @@ def _stem(name: str, stem: str, size: int) -> str:
     """`small`, `pooled` or `original`: `auto` decides by family and image size."""
     if stem != "auto":
         return stem
-    large = name.startswith(("resnet", "resnext", "wide_resnet", "densenet", "googlenet"))
-    if not large or size > SMALL:
+    residual = name.startswith(("resnet", "resnext", "wide_resnet"))
+    if size > SMALL or not (residual or name.startswith(("densenet", "googlenet"))):
         return "original"
-    return "pooled" if size <= TINY else "small"
+    return "pooled" if residual and size <= TINY else "small"
 
 
 def _make_stem_small(model: nn.Module, name: str, keep_pooling: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from kdrun import assembly
 from kdrun.canonical import Plain, identity
 from kdrun.datasets.split import Data
-from kdrun.models.building import build, shape_only
+from kdrun.models.building import build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.models import save_model
@@ -57,13 +57,13 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
 
 def train_fingerprint(config: Plain, data: Data, device: str) -> str:
     """The identity of such a training, known before it is done."""
-    spec = assembly.model_spec(config["model"], data, config["dataset"])
+    model = build(assembly.model_spec(config["model"], data, config["dataset"]))
     parents = {}
     if config["model"]["checkpoint"] is not None:
         parents["weights"] = file_fingerprint(Path(config["model"]["checkpoint"]))
     elif config["model"]["weights"] is not None:
         parents["weights"] = config["model"]["weights"]
-    precision = setting(config, device, shape_only(spec)).precision
+    precision = setting(config, device, model.net).precision
     return fingerprint(identity(config, data.fingerprint, precision, parents))
 
 
