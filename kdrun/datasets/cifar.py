@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from kdrun.datasets.files import Known, fetch, locate
 from kdrun.datasets.raw import Labelled, Raw
@@ -72,10 +74,17 @@ def read_cifar(folder: Path, verify: bool, layout: Layout) -> Raw:
 
 
 def _labelled(paths: Sequence[Path], label: str) -> Labelled:
-    parts = [unpickle(path) for path in paths]
-    pixels = np.concatenate([np.asarray(part["data"], dtype=np.uint8) for part in parts]).reshape(-1, 3, 32, 32)
-    targets = torch.tensor([int(target) for part in parts for target in part[label]])
-    return Labelled(torch.from_numpy(pixels), targets)
+    parts = [_part(path, label) for path in paths]
+    return Labelled(torch.cat([pixels for pixels, _ in parts]), torch.cat([targets for _, targets in parts]))
+
+
+def _part(path: Path, label: str) -> tuple[Tensor, Tensor]:
+    content = unpickle(path)
+    try:
+        pixels = np.asarray(content["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
+        return torch.from_numpy(pixels), torch.tensor([int(target) for target in content[label]])
+    except (KeyError, ValueError, TypeError) as error:
+        raise UsageError(f"{path} is not a CIFAR file: {error}") from error
 
 
 def _unpack(folder: Path, archive: Known, wanted: Sequence[str]) -> None:
@@ -83,6 +92,15 @@ def _unpack(folder: Path, archive: Known, wanted: Sequence[str]) -> None:
     path = folder / archive.path
     if not path.is_file():
         path = fetch(folder, archive)
+    try:
+        _extract(folder, path, wanted)
+    except (tarfile.TarError, EOFError, zlib.error, KeyError) as error:
+        raise UsageError(
+            f"{path} is not the published archive, or is cut short; delete it to fetch it again"
+        ) from error
+
+
+def _extract(folder: Path, path: Path, wanted: Sequence[str]) -> None:
     with tarfile.open(path) as tar:
         for name in wanted:
             member = tar.extractfile(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -44,9 +45,8 @@ def locate(folder: Path, alternatives: list[Known], verify: bool) -> Path:
 def check(path: Path, known: Known) -> None:
     """Raise `UsageError` unless the file has one of the known checksums."""
     content = path.read_bytes()
-    found = {name: hashlib.new(name, content).hexdigest() for name in {_kind(digest) for digest in known.digests}}
-    if not set(found.values()) & set(known.digests):
-        got = ", ".join(f"{name} {digest}" for name, digest in sorted(found.items()))
+    if not _known(content, known):
+        got = ", ".join(f"{name} {hashlib.new(name, content).hexdigest()}" for name in ("md5", "sha256"))
         raise UsageError(f"{path} is not the published file ({got}); replace it, or set dataset.verify=false to use it")
 
 
@@ -54,14 +54,19 @@ def fetch(folder: Path, known: Known) -> Path:
     """Download to a temporary name, verify, rename. Raises `UsageError` where there is no network."""
     assert known.url is not None
     path = folder / known.path
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(known.url, timeout=TIMEOUT) as answer:
-            part.write_bytes(answer.read())
-        check(part, known)
+            content = answer.read()
+        if not _known(content, known):
+            got = hashlib.sha256(content).hexdigest()
+            raise UsageError(f"{known.url} did not give the published {path} (sha256 {got}); get it elsewhere")
+        part.write_bytes(content)
         part.replace(path)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         reason = getattr(error, "reason", error)
         raise UsageError(
             f"data file missing: put {known.path} into {folder}, or name another folder with data_dir= "
@@ -70,9 +75,14 @@ def fetch(folder: Path, known: Known) -> Path:
     except OSError as error:
         raise KdrunError(f"cannot write {path}: {error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
     return path
 
 
 def _kind(digest: str) -> str:
     return {32: "md5", 64: "sha256"}[len(digest)]
+
+
+def _known(content: bytes, known: Known) -> bool:
+    return any(hashlib.new(_kind(digest), content).hexdigest() == digest for digest in known.digests)

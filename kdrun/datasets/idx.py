@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,13 @@ def read_images(images: Path, labels: Path) -> Labelled:
 
 def read_idx(path: Path) -> Tensor:
     """A uint8 tensor of the shape the header states. Raises `UsageError` when the file is something else."""
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    dimensions = content[3] if content[:3] == b"\x00\x00\x08" else 0  # 8: unsigned bytes
-    shape = np.frombuffer(content, dtype=">i4", count=dimensions, offset=4).tolist() if dimensions else []
-    if not shape or len(content) != 4 + 4 * dimensions + math.prod(shape):
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0  # 8: unsigned bytes
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(content, ">i4", dimensions, 4).tolist() if dimensions and len(content) >= start else []
+    if not shape or min(shape) < 0 or len(content) != start + math.prod(shape):
         raise UsageError(f"{path} is not an IDX file of unsigned bytes, or is cut short")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy())

@@ -12,7 +12,17 @@ from kdrun.errors import UsageError
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-def read(folder: Path, verify: bool, path: str | None, resize: int, size: int, memory_gb: float, workers: int) -> Raw:
+def read(
+    folder: Path,
+    verify: bool,
+    path: str | None,
+    resize: int,
+    size: int,
+    memory_gb: float,
+    workers: int,
+    names: tuple[str, ...] = ("train", "val", "test"),
+) -> Raw:
+    """`names` are the folders looked for; without a `train` folder the whole is the training data."""
     if path is None:
         raise UsageError("dataset=image_folder needs to know which folder: dataset.path=my_images")
     root = folder / Path(path).expanduser()  # an absolute path stays as it is
@@ -20,7 +30,7 @@ def read(folder: Path, verify: bool, path: str | None, resize: int, size: int, m
         raise UsageError(
             f"dataset.path={path}: there is no folder {root}; name another with dataset.path= or data_dir="
         )
-    parts = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    parts = {name: root / name for name in names if (root / name).is_dir()}
     if "train" not in parts:
         parts = {"train": root}
     classes = tuple(sorted(child.name for child in parts["train"].iterdir() if child.is_dir()))

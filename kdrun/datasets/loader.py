@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from kdrun.datasets.raw import Files, Pixels
 from kdrun.datasets.split import Split
 from kdrun.datasets.views import Views
+from kdrun.errors import KdrunError
 from kdrun.types import Batch
 
 
@@ -75,7 +76,13 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
     """The images of each batch: rows of a tensor, or files decoded ahead by worker processes."""
     if isinstance(pixels, Files):
         rows: Dataset[Any] = _Decoded(pixels, [batch.cpu() for batch in batches])
-        yield from DataLoader(rows, batch_size=None, num_workers=workers)
+        own = (
+            torch.Generator()
+        )  # a DataLoader draws a seed it does not need, and must not draw it from dropout's numbers
+        try:
+            yield from DataLoader(rows, batch_size=None, num_workers=workers, generator=own)
+        except KdrunError as error:  # a worker's error arrives with the worker's traceback in its text
+            raise KdrunError(str(error).strip().rsplit("KdrunError: ", 1)[-1]) from error
     else:
         for batch in batches:
             yield pixels[batch]

@@ -33,8 +33,9 @@ class Files:
         try:
             with Image.open(self.paths[row]) as image:
                 return centre(image, self.resize, self.size)
-        except OSError as error:
-            raise KdrunError(f"image {self.paths[row]} (row {row}) cannot be read: {error}") from error
+        except Exception as error:  # a damaged picture raises whatever its decoder stumbles over
+            reason = " ".join(str(error).split())
+            raise KdrunError(f"image {self.paths[row]} (row {row}) cannot be read: {reason}") from error
 
     def decode_all(self, threads: int = 4) -> Tensor:
         """Every image in memory, `(N, 3, size, size)` uint8."""

@@ -68,6 +68,11 @@ def split(raw: Raw, validation: float, split_seed: int, limit: int | None) -> Da
             raise UsageError(f"dataset.limit={limit} is more than the {len(index)} training samples there are")
         index = index[stratified(targets, index, split_seed, count=limit)]
     train = Split(raw.train.pixels, targets, index)
+    for name, part in (("train", train), ("validation", chosen), ("test", test)):
+        if part is not None and len(part) == 0:
+            raise UsageError(
+                f"{len(targets)} samples leave none for the {name} split; use more, or dataset.validation=0"
+            )
     channels, height, width = raw.train.pixels.shape[1:]
     return Data(train, chosen, test, raw.classes, (channels, height, width), fingerprint(raw))
 

@@ -39,7 +39,10 @@ def load(path: Path) -> dict[str, Any]:
     archive, tail = content[:-TAIL], content[-TAIL:]
     if not tail.startswith(MARK) or tail != MARK + hashlib.sha256(archive).hexdigest().encode():
         raise UsageError(f"checkpoint {path} is damaged or not written by kdrun: its checksum does not match")
-    loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(f"checkpoint {path} holds more than tensors and plain values, which is not run") from error
     return loaded
 
 

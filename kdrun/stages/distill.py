@@ -51,11 +51,7 @@ def distill(config: Plain, overrides: list[str] | None = None) -> Path:
         what=f"{name(config['teacher'])}_{name(config['model'])}_{config['dataset']['kind']}",
         config=config,
         fingerprint=fingerprint(identity(config, data.fingerprint, here.precision, parents)),
-        data={
-            "name": config["dataset"]["kind"],
-            "fingerprint": data.fingerprint,
-            "verified": config["dataset"]["verify"],
-        },
+        data=assembly.data_record(config, data),
         device=here.record(),
         parents=[teacher.parent] + ([] if alone is None else [_parent("alone", alone)]),
         overrides=overrides or [],

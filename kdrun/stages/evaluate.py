@@ -42,11 +42,7 @@ def evaluate_run(config: Plain, overrides: list[str] | None = None) -> Path:
         fingerprint=fingerprint(
             {"model": file_fingerprint(source), "data": data.fingerprint, "dataset": config["dataset"]}
         ),
-        data={
-            "name": config["dataset"]["kind"],
-            "fingerprint": data.fingerprint,
-            "verified": config["dataset"]["verify"],
-        },
+        data=assembly.data_record(config, data),
         device=here.record(),
         parents=[{"role": "model", "run": config["run"], "checkpoint": str(source)}],
         overrides=overrides or [],

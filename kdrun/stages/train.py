@@ -36,11 +36,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
         what=what(config),
         config=config,
         fingerprint=train_fingerprint(config, data, device),
-        data={
-            "name": config["dataset"]["kind"],
-            "fingerprint": data.fingerprint,
-            "verified": config["dataset"]["verify"],
-        },
+        data=assembly.data_record(config, data),
         device=here.record(),
         overrides=overrides or [],
     )
