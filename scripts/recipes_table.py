@@ -46,6 +46,8 @@ def main() -> None:
     pages = {"recipes": f"{recipe_table}\n\n{footer(options.seeds)}"}
     if swept:
         pages["temperature"] = f"{temperature_table(swept)}\n\n{footer(options.seeds)}"
+    if options.write:
+        pages["demo"] = f"```\n{demo(options.output_dir)}\n```"
     for text in pages.values():
         print(text, end="\n\n")
     if options.write:
@@ -64,6 +66,16 @@ def run(command: Key, seed: int, output_dir: Path) -> dict[str, float]:
     print(f"running: kdrun distill {' '.join(words)}", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "kdrun", "distill", *words], check=True, stdout=subprocess.DEVNULL)
     return run(command, seed, output_dir)
+
+
+def demo(output_dir: Path) -> str:
+    """What `kdrun distill` ends with."""
+    from kdrun.reports.outcome import outcome
+
+    run((), 0, output_dir)
+    words = ["seed=0", f"output_dir={output_dir}"]
+    files = sorted(output_dir.glob("distill/*/overrides.yaml"))
+    return outcome(next(file.parent for file in files if yaml.safe_load(file.read_text()) == words))
 
 
 def recipes_table(found: dict[str, list[dict[str, float]]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def test_every_command_of_the_readme_names_options_that_exist() -> None:
     commands = []
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         lines = [line.split("#")[0].strip() for line in page.read_text().splitlines()]
-        commands += [line.split() for line in lines if line.startswith("kdrun ")]
+        commands += [shlex.split(line) for line in lines if line.startswith("kdrun ")]
     composed = 0
     for command in commands:
         if (
