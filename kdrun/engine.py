@@ -121,10 +121,11 @@ def evaluate(
     totals: dict[str, Tensor] = {}
     for batch in loader:
         with torch.no_grad(), autocast(*autocasting):
-            logits = model(batch.inputs).logits.float()
-        expected = None if teacher is None else teacher(batch).logits.float()
-        for name, metric in metrics.items():
-            part = metric.sums(logits, batch.targets, expected)
+            logits = model(batch.inputs).logits.float().cpu()
+        expected = None if teacher is None else teacher(batch).logits.float().cpu()
+        targets = None if batch.targets is None else batch.targets.cpu()
+        for name, metric in metrics.items():  # on the CPU: sums are float64, which not every device has
+            part = metric.sums(logits, targets, expected)
             if part is not None:
                 totals[name] = totals[name] + part if name in totals else part
     return totals
@@ -132,7 +133,7 @@ def evaluate(
 
 def results(totals: Mapping[str, Tensor], metrics: Mapping[str, ModuleType]) -> dict[str, float]:
     """The numbers of all metrics, flat."""
-    return {key: value for name, total in totals.items() for key, value in metrics[name].result(total.cpu()).items()}
+    return {key: value for name, total in totals.items() for key, value in metrics[name].result(total).items()}
 
 
 @dataclass

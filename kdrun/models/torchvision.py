@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from urllib.error import URLError
 
@@ -108,4 +107,4 @@ def published(name: str, which: str) -> Published:
             f"weights={which}: {entry.url} cannot be had ({error}); fetch it and use checkpoint="
         ) from error
     preset = entry.transforms()
-    return Published(dict(state), list(preset.mean), list(preset.std), PurePosixPath(entry.url).name)
+    return Published(dict(state), list(preset.mean), list(preset.std), entry.url.rpartition("/")[2])

@@ -19,7 +19,8 @@ class LiveTeacher:
     """
 
     def __init__(self, model: nn.Module, fingerprint: str, device: str, precision: str) -> None:
-        self.model = model.to(device).eval().requires_grad_(False)
+        self.model = model.to(device).requires_grad_(False)
+        self.model.eval()
         self.fingerprint, self.device, self.precision = fingerprint, device, precision
 
     def __call__(self, batch: Batch) -> Outputs:

@@ -52,7 +52,7 @@ def test_imports_point_down_and_pure_modules_stay_pure(file: Path) -> None:
     assert place(file) in ROW, "a new module needs its place in the list of rows, here and in docs/architecture.md"
     if place(file) != "__init__":
         assert not backward(file, ROW[place(file)])
-    if place(file) in PURE and file.name != "torchvision.py":  # it names a URL's last part
+    if place(file) in PURE:
         assert not {name.split(".")[0] for name in imports(file)} & OUTSIDE
 
 
