@@ -29,9 +29,11 @@ def shown(debug: bool = False) -> Iterator[None]:
     handler.addFilter(lambda record: not getattr(record, "in_bar", False) or not sys.stdout.isatty())
     log.setLevel(logging.DEBUG)
     log.addHandler(handler)
+    log.propagate = False  # Hydra leaves a handler at the root in a sweep: nothing is said twice
     try:
         yield
     finally:
+        log.propagate = True
         log.removeHandler(handler)
 
 

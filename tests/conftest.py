@@ -48,7 +48,10 @@ def kdrun(
         said = capsys.readouterr()
         return Answer(code, said.out, said.err)
 
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     yield call
+    root.handlers[:], root.level = handlers, level  # Hydra sets up logging for a process that is about to end
     signal.signal(signal.SIGTERM, before)
     assert not logging.getLogger("kdrun").handlers, "a run left its log open"
 
