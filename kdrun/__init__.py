@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kdrun.deployed import Loaded
@@ -20,7 +20,3 @@ def load(path: str | Path, device: str = "cpu") -> Loaded:
     from kdrun.deployed import load as load_model  # torch is imported here, not when kdrun is
 
     return load_model(path, device)
-
-
-def __getattr__(name: str) -> Any:
-    raise AttributeError(f"module 'kdrun' has no attribute {name!r}")

@@ -107,6 +107,7 @@ def model_spec(node: Plain, data: Data, dataset: Plain) -> Spec:
         "network_channels": getattr(module, "CHANNELS", channels),
         "mean": mean,
         "std": std,
+        "resize": dataset.get("resize"),  # how pictures of other sizes are cut for this data
     }
 
 
@@ -161,7 +162,8 @@ def learner(config: Plain, model: Model, teacher: nn.Module | None, probe: Tenso
 def probe_images(data: Data) -> Tensor:
     """Two training images, enough to see shapes."""
     pixels = data.train.pixels
-    return pixels[data.train.index[:2].cpu() if isinstance(pixels, Files) else data.train.index[:2]]
+    rows = data.train.index[:2]
+    return pixels[rows.cpu()].to(rows.device) if isinstance(pixels, Files) else pixels[rows]
 
 
 def _probe(model: nn.Module, images: Tensor) -> Outputs:

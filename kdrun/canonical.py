@@ -39,7 +39,9 @@ def violations(values: Mapping[str, Any], schema: Mapping[str, Any], prefix: str
         path = f"{prefix}{key}"
         if key == "limits":
             continue
-        if key not in schema:
+        if key == "kind" and key in schema and key not in limits and value != schema[key]:
+            yield f"{path}={value}: a kind comes with its own options; choose it with {prefix.rstrip('.')}=<name>"
+        elif key not in schema:
             yield f"unknown key {path}; allowed here: {', '.join(k for k in schema if k != 'limits')}"
         elif isinstance(value, dict) and isinstance(schema[key], dict):
             yield from violations(value, schema[key], f"{path}.")
@@ -87,6 +89,20 @@ def _has_bad_number(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
+def with_floats(values: Any, schema: Any) -> Any:
+    """A copy in which a whole number is a float wherever the default is one: `lr=1` and `lr=1.0` are one config."""
+    if isinstance(values, dict) and isinstance(schema, dict):
+        limits = schema.get("limits") or {}
+        defaults = {
+            key: limits[key][0] if schema.get(key) is None and key in limits else schema.get(key) for key in values
+        }
+        return {key: with_floats(value, defaults[key]) for key, value in values.items()}
+    if isinstance(values, list) and isinstance(schema, list) and schema:
+        return [with_floats(value, schema[0]) for value in values]
+    is_whole = isinstance(values, int) and not isinstance(values, bool)
+    return float(values) if is_whole and isinstance(schema, float) else values
+
+
 def without_limits(node: Any) -> Any:
     """A copy without any `limits` node."""
     if isinstance(node, dict):
@@ -99,6 +115,9 @@ def without_limits(node: Any) -> Any:
 
 def contradictions(stage: str, config: Plain) -> Iterator[str]:
     """One line for each pair of values that cannot both be meant."""
+    for key in ("run_dir", "data_dir"):
+        if not isinstance(config.get(key), str | None):
+            yield f"{key}={config[key]}: must be a path or null"
     if stage in ("train", "train_teacher", "distill"):
         yield from _recipe_contradictions(config, config["dataset"], "")
     if stage == "distill":
@@ -110,12 +129,26 @@ def contradictions(stage: str, config: Plain) -> Iterator[str]:
             yield f"teacher.run and teacher.{given[0]} both name a teacher; set one of them"
     for role in ("model", "teacher", "student"):
         node = config.get(role) or {}
+        yield from _wrong_origin(role, node)
         if node.get("checkpoint") is not None and node.get("weights") is not None:
             yield f"{role}.checkpoint and {role}.weights both name weights; set one of them"
     if stage.startswith("train") and (config["loss"].get("kind") or config["loss"].get("terms")):
         yield f"loss={config['loss'].get('kind', 'mix')} needs a teacher; use `kdrun distill`, or loss=labels"
     if config["device"]["precision"] == "fp16" and config["device"]["name"] in ("cpu", "mps"):
         yield f"device.precision=fp16 works on CUDA only, not with device={config['device']['name']}; use bf16 or fp32"
+
+
+def _wrong_origin(role: str, node: Plain) -> Iterator[str]:
+    """Keys that are null by default have no type to check by: what they take is said here."""
+    if not isinstance(node.get("rename"), dict | None):
+        yield f"{role}.rename={node['rename']}: must map key prefixes, as '{role}.rename={{linear: fc}}'"
+    for key in ("mean", "std"):
+        value = node.get(key)
+        if value is not None and not (isinstance(value, list) and all(isinstance(one, int | float) for one in value)):
+            yield f"{role}.{key}={value}: must be a list of numbers, one per channel, or null"
+    widths = node.get("widths", [1])
+    if not all(isinstance(width, int) and width > 0 for width in widths) or (node.get("kind") == "cnn" and not widths):
+        yield f"{role}.widths={widths}: must be whole numbers above 0"
 
 
 def _recipe_contradictions(recipe: Plain, dataset: Plain, prefix: str) -> Iterator[str]:
@@ -208,6 +241,7 @@ def identity(config: Plain, data: str, precision: str, parents: Mapping[str, str
         "model": {key: value for key, value in config["model"].items() if key not in origin},
         "dataset": {key: value for key, value in config["dataset"].items() if key not in PLACES},
         **{key: config[key] for key in RECIPE},
+        "augment": [[name, options] for name, options in config["augment"].items()],  # the order matters
         "seed": config["seed"],
         "precision": precision,
         "data": data,

@@ -21,7 +21,7 @@ HELP = """\
 kdrun: knowledge distillation from the command line, with numbers that can be trusted
 
   kdrun distill [key=value …]          a student imitates a teacher; the student alone stands beside it
-  kdrun train-teacher [key=value …]    train a teacher (kdrun train model=… is the same under its general name)
+  kdrun train-teacher [key=value …]    train a teacher; kdrun train model=… likewise, with a student's budget
   kdrun evaluate <run> [key=value …]   a run's model on a test split; or model=<name> model.checkpoint=<file>
   kdrun predict <run> image.png …      the likeliest classes of images
   kdrun reproduce <run>                a saved config again, and the numbers compared
@@ -79,6 +79,9 @@ def dispatch(arguments: list[str], debug: bool) -> int:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise UsageError(f"there is no command {command!r}; {suggestion(command, COMMANDS)}")
+    if command not in STAGES and {"--help", "-h"} & set(rest):
+        print(HELP, end="")
+        return 0
     if command == "list":
         return _list(rest)
     if command == "predict":
@@ -141,10 +144,12 @@ def _stage_function(stage: str) -> Callable[..., Path]:
 
 
 def _show(path: Path) -> None:
+    from kdrun.records.run import append_log
     from kdrun.reports.outcome import outcome
 
-    print()
-    print(outcome(path))
+    text = outcome(path)
+    append_log(path, text)
+    print(f"\n{text}")
 
 
 def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: bool) -> int:
@@ -167,6 +172,11 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
                 raise
             print(f"kdrun: {error}", file=sys.stderr)
             codes.append(error.exit_code)
+        except Exception as error:
+            if debug:
+                raise
+            print(f"kdrun: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+            codes.append(1)
 
     register_roles(folders)
     sys.argv = ["kdrun", *words]
@@ -178,6 +188,8 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
         with contextlib.nullcontext() if SWEEP & set(words) else contextlib.redirect_stderr(said):
             hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
     except SystemExit as error:
+        if isinstance(error.code, int) and error.code > 128:
+            raise  # a signal
         if error.code:
             if not SWEEP & set(words) and not COMPLETION & set(words):
                 stage_config(stage, typed, folders)  # says the mistake in one line

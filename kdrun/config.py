@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdrun.canonical import Plain, canonical, contradictions, violations, without_limits
+from kdrun.canonical import Plain, canonical, contradictions, violations, with_floats, without_limits
 from kdrun.errors import UsageError, suggestion
 
 ROLES = ("teacher", "student")
@@ -76,7 +76,7 @@ def checked(stage: str, config: DictConfig, schema: Plain) -> Plain:
     except OmegaConfBaseException as error:
         raise UsageError(_first_line(error)) from error
     _refuse(violations(values, schema))
-    values = without_limits(values)
+    values = without_limits(with_floats(values, schema))
     _refuse(contradictions(stage, values))
     return canonical(stage, values)
 

@@ -32,6 +32,7 @@ class Ready:
 
     def __init__(self, preprocess: Preprocess, spec: Spec) -> None:
         self.preprocess, self.classes, self.size = preprocess, list(spec["classes"]), spec["size"]
+        self.resize = spec.get("resize")
 
     def __call__(self, image: Image.Image | str | Path | Tensor) -> Tensor:
         """Raises `UsageError` when a path is no readable image."""
@@ -42,7 +43,8 @@ class Ready:
         if isinstance(image, Tensor):
             return image
         if isinstance(image, Image.Image):
-            return centre(image, min(image.size), min(image.size))
+            shorter = min(image.size)
+            return centre(image, self.resize, self.size) if self.resize else centre(image, shorter, shorter)
         try:
             with Image.open(image) as opened:
                 return self.pixels(opened)

@@ -146,7 +146,7 @@ class Means:
     def add(self, outputs: Outputs, losses: Mapping[str, Tensor], batch: Batch) -> None:
         self.samples += len(batch)
         for name, loss in losses.items():
-            self._add(f"loss/{name}", loss.detach() * len(batch))
+            self._add(name, loss.detach() * len(batch))
         if batch.targets is not None and outputs.logits.dim() == 2:
             labels = batch.targets if batch.targets.dim() == 1 else batch.targets.argmax(dim=1)
             self._add("accuracy", (outputs.logits.detach().argmax(dim=1) == labels).sum().float())
@@ -170,12 +170,13 @@ class Means:
 def _backward(
     training: Training, teacher: Answer | None, batch: Batch, recipe: Recipe, share: float
 ) -> tuple[Outputs, dict[str, Tensor]]:
-    """Forward and backward of one batch; its gradient is added with weight `share`."""
+    """Forward and backward of one batch; its gradient is added with weight `share`. Losses: each term, and `loss`."""
     target = None if teacher is None else teacher(batch)
     with autocast(recipe.device, recipe.precision):
         outputs, losses = training.learner(batch, target)
-    training.scaler.scale(training.learner.total(losses) * share).backward()
-    return outputs, losses
+    total = training.learner.total(losses)
+    training.scaler.scale(total * share).backward()
+    return outputs, {f"loss/{name}": loss for name, loss in losses.items()} | {"loss": total}
 
 
 def _update(training: Training, grad_clip: float | None) -> None:

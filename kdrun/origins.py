@@ -55,6 +55,12 @@ def _adopt(model: Model, node: Mapping[str, Any], spec: Spec | None, classes: li
         return
     if len(spec["classes"]) == len(classes):
         same_classes(spec["classes"], classes, str(path))
+        trained, here = (f"{one['channels']}x{one['size']}x{one['size']}" for one in (spec, model.spec))
+        if trained != here:
+            raise UsageError(
+                f"{path} was trained on {trained} images and would get {here} ones here; "
+                "use it as a run (teacher.run=<dir>, kdrun evaluate <file> dataset=<name>), which adapts the images"
+            )
     if node["mean"] is None and spec["channels"] == model.spec["channels"]:
         _normalise(model, spec["mean"], spec["std"])
 
@@ -105,7 +111,7 @@ def _fill(net: nn.Module, state: Mapping[str, Tensor], name: str) -> bool:
         raise UsageError(
             f"{name} does not fit this model: missing {_few(missing)}; not in the model {_few(strange)}; "
             f"of other shape {_few(shapes)}; its first keys are {_few(state)} "
-            "(rename= maps key prefixes, shortcut= chooses a CIFAR ResNet's)"
+            "(rename= maps key prefixes; shortcut=pad or projection for a CIFAR ResNet; stem=original for a 7x7 stem)"
         )
     net.load_state_dict({**own, **{key: value for key, value in state.items() if key not in other}})
     return not other

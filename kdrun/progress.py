@@ -71,7 +71,7 @@ class Bar:
         self._last = (report.epoch, report.step)
         if self.progress is None:
             return
-        loss = sum(value for key, value in report.metrics.items() if key.startswith("loss/"))
+        loss = report.metrics["loss"]
         accuracy = report.metrics.get("accuracy", 0.0)
         said = f"epoch {report.epoch + 1}/{self.epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}"
         said += f"{self.validation}  {self.rate:,.0f} images/s"

@@ -96,6 +96,8 @@ def published(name: str, which: str) -> Published:
     from torchvision import models
 
     _builder(name)
+    if name in ("googlenet", "inception_v3"):
+        raise UsageError(f"weights of {name} belong to auxiliary heads and an input transform that kdrun leaves out")
     known = models.get_model_weights(name).__members__
     if which not in known:
         raise UsageError(f"{name} has no weights {which!r}; {suggestion(which, known)}")

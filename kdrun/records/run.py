@@ -125,6 +125,12 @@ class Run:
         write_json(self.path / "run.json", self.info)
 
 
+def append_log(run: Path, text: str) -> None:
+    """A finished run's table, for those who read its log later."""
+    with (run / "log.txt").open("a") as file:
+        file.write(f"\n{text}\n")
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """A run's saved config, as data. Raises `KdrunError`."""
     file = run / "config.yaml"
@@ -157,12 +163,6 @@ def completed(run: Path) -> dict[str, Any]:
     return info
 
 
-def runs(output_dir: Path) -> list[Path]:
-    """All run directories kdrun made below `output_dir`, oldest first."""
-    found = [file.parent for file in output_dir.glob("*/*/run.json")]
-    return sorted(found, key=lambda path: path.name)
-
-
 def find_completed(output_dir: Path, fingerprint: str) -> Path | None:
     """The newest completed run with this fingerprint, or None."""
     for path in sorted(output_dir.glob(f"*/*_{fingerprint[:8]}*"), reverse=True):
@@ -173,12 +173,18 @@ def find_completed(output_dir: Path, fingerprint: str) -> Path | None:
     return None
 
 
+def refuse_used(config: Mapping[str, Any]) -> None:
+    """Raise `UsageError` when `run_dir` names something that is already there: asked before anything is trained."""
+    path = None if config.get("run_dir") is None else Path(config["run_dir"])
+    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"run_dir={path} exists and is not empty; nothing is overwritten: choose another name")
+
+
 def _make_directory(about: About) -> Path:
     config = about.config
     if config.get("run_dir") is not None:
+        refuse_used(config)
         path = Path(config["run_dir"])
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(f"run_dir={path} exists and is not empty; nothing is overwritten: choose another name")
         path.mkdir(parents=True, exist_ok=True)
         return path
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")

@@ -16,7 +16,7 @@ from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.records.fingerprint import fingerprint
 from kdrun.records.models import load_model, save_model
-from kdrun.records.run import About, Run, completed
+from kdrun.records.run import About, Run, completed, refuse_used
 from kdrun.stages.common import fill, optimise, price, quality, setting, use_device
 from kdrun.stages.train import ensure, name
 from kdrun.teachers.live import LiveTeacher
@@ -31,6 +31,7 @@ def distill(config: Plain, overrides: list[str] | None = None) -> Path:
     The teacher and the baseline are runs of their own, found by fingerprint or made first. Raises `UsageError` before
     the student's run directory is made when anything does not fit.
     """
+    refuse_used(config)
     device = use_device(config)
     data = assembly.read_data(config)
     student = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
@@ -46,9 +47,10 @@ def distill(config: Plain, overrides: list[str] | None = None) -> Path:
     parents = {"teacher": teacher.fingerprint, "teacher_precision": teacher.precision}
     if origin is not None:
         parents["weights"] = origin.fingerprint
+    taught = {"kind": teacher.model.spec["kind"], **teacher.model.spec["options"]}
     about = About(
         stage="distill",
-        what=f"{name(config['teacher'])}_{name(config['model'])}_{config['dataset']['kind']}",
+        what=f"{name(taught)}_{name(config['model'])}_{config['dataset']['kind']}",
         config=config,
         fingerprint=fingerprint(identity(config, data.fingerprint, here.precision, parents)),
         data=assembly.data_record(config, data),
@@ -57,6 +59,8 @@ def distill(config: Plain, overrides: list[str] | None = None) -> Path:
         overrides=overrides or [],
     )
     with Run.create(about) as run:
+        for parent in about.parents:
+            log.info("%s: %s", parent["role"], parent.get("run") or parent["checkpoint"])
         training = assembly.training(config, learner, device, here.precision)
         weights = optimise(run, config, training, _answers(live, config, resident), resident)
         save_model(run.checkpoint("model"), student, weights)

@@ -14,7 +14,7 @@ from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.models import load_model, model_file
-from kdrun.records.run import About, Run, read_config
+from kdrun.records.run import About, Run, read_config, refuse_used
 from kdrun.stages.common import confusion, price, setting, totals_on, use_device
 
 NOTHING = (
@@ -29,6 +29,7 @@ def evaluate_run(config: Plain, overrides: list[str] | None = None) -> Path:
 
     Raises `UsageError` when the model's classes are not those of the data.
     """
+    refuse_used(config)
     device = use_device(config)
     config = _with_dataset(config)
     data = assembly.read_data(config)
@@ -87,7 +88,8 @@ def _with_dataset(config: Plain) -> Plain:
         raise UsageError(f"which data is {run} for? add dataset=<name>; `kdrun list datasets` shows them")
     saved = read_config(run)
     data_dir = config["data_dir"] or saved.get("data_dir")
-    return {**config, "dataset": saved["dataset"], "data_dir": data_dir}
+    dataset = {**saved["dataset"], "verify": config["dataset"]["verify"] and saved["dataset"]["verify"]}
+    return {**config, "dataset": dataset, "data_dir": data_dir}
 
 
 def _adaptation(model: Model, data: Data) -> str | None:

@@ -12,7 +12,7 @@ from kdrun.models.building import build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.models import save_model
-from kdrun.records.run import About, Run, find_completed
+from kdrun.records.run import About, Run, find_completed, refuse_used
 from kdrun.stages.common import fill, optimise, price, quality, setting, use_device
 
 log = logging.getLogger("kdrun")
@@ -23,6 +23,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
 
     Raises `UsageError` before anything is written when model, weights and data do not fit each other.
     """
+    refuse_used(config)
     device = use_device(config)
     data = assembly.read_data(config) if data is None else data
     model = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])

@@ -37,6 +37,7 @@ def test_from_nothing_to_a_distilled_student_and_on(kdrun: Command) -> None:
     assert summary["teacher/test/accuracy"] > 0.85
     assert summary["student/parameters"] == summary["alone/parameters"] < summary["teacher/parameters"]
     assert f"{100 * summary['test/accuracy']:.2f} %" in first.out
+    assert "gain over the student alone" in (first.run / "log.txt").read_text()
     lines = [json.loads(line) for line in (first.run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["split"]) for line in lines] == [(1, "val"), (1, "train"), (2, "val"), (2, "train")]
     assert sum(map(sum, read(first.run, "confusion.json")["student"])) == summary["test/samples"] == 359
@@ -152,6 +153,9 @@ def test_nothing_is_overwritten_and_nothing_left_behind_by_a_mistake(kdrun: Comm
     assert refused.code == 2
     assert "nothing is overwritten" in refused.err
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    asked = kdrun("distill", "run_dir=mine", "teacher=cnn")
+    assert asked.code == 2
+    assert "trained first" not in asked.out
     for words in (["batch_size=5000"], ["model=resnet20", "model.depth=21"], ["dataset=mnist", "data_dir=none"]):
         answer = kdrun("train", *words)
         assert (answer.code, answer.err.count("\n")) == (2, 1)

@@ -45,6 +45,13 @@ REFUSED = [
     ("train", ["schedule=multistep", "schedule.milestones=[0.7,0.5]"], "must rise"),
     ("train", ["model.widths=[a]", "model=mlp"], "must be a list"),
     ("train", ["what is this"], "is not an override"),
+    ("train", ["schedule.kind=cosin"], "choose it with schedule=<name>"),
+    ("distill", ["teacher.kind=mlp"], "choose it with teacher=<name>"),
+    ("distill", ["loss.task.kind=kd"], "loss.task.kind=kd: allowed: cross_entropy, squared_error"),
+    ("distill", ["teacher.rename=linear"], "must map key prefixes"),
+    ("distill", ["student.mean=grey"], "must be a list of numbers"),
+    ("train", ["model=mlp", "model.widths=[0]"], "must be whole numbers above 0"),
+    ("train", ["run_dir=5"], "must be a path or null"),
 ]
 
 
@@ -150,6 +157,11 @@ def test_train_teacher_train_and_distill_mean_the_same_teacher() -> None:
     assert own == marks("teacher=resnet8")["teacher"]
     budget = ["training@_global_=teacher"]
     assert own == marks("model=resnet8", *budget, stage="train")["own"]
+
+
+def test_a_whole_number_and_its_float_are_one_config_and_the_order_of_augmentations_is_not() -> None:
+    assert marks("loss.temperature=4", "optimizer.lr=1") == marks("loss.temperature=4.0", "optimizer.lr=1.0")
+    assert marks("augment=[crop,flip]")["own"] != marks("augment=[flip,crop]")["own"]
 
 
 def test_an_alias_is_the_model_it_stands_for() -> None:
