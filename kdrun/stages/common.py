@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from kdrun.progress import training_bar
 from kdrun.records.run import Run
 from kdrun.tasks.classification import CHOOSING
 
+log = logging.getLogger("kdrun")
 TRAIN_SAMPLES = 10_000  # training images, at most, on which train accuracy is taken
 
 
@@ -79,6 +81,15 @@ def optimise(run: Run, config: Plain, training: Training, teacher: Answer | None
             if patience is not None and report.epoch - best_epoch >= patience:
                 break
     return weights
+
+
+def tell_enlarged(run: Run, model: Model, data: Data) -> None:
+    """Say and record that the network is fed larger images than the data has."""
+    own, fed = data.shape[1], model.spec["size"]
+    if fed > own:
+        said = f"images of {own}x{own} pixels are enlarged to {fed}x{fed} on the model's side"
+        log.info(said)
+        run.note(enlarged=said)
 
 
 def _copy(training: Training) -> dict[str, Tensor]:

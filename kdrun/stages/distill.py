@@ -17,7 +17,7 @@ from kdrun.origins import load_origin, same_classes
 from kdrun.records.fingerprint import fingerprint
 from kdrun.records.models import load_model, save_model
 from kdrun.records.run import About, Run, completed, refuse_used
-from kdrun.stages.common import fill, optimise, price, quality, setting, use_device
+from kdrun.stages.common import fill, optimise, price, quality, setting, tell_enlarged, use_device
 from kdrun.stages.train import ensure, name
 from kdrun.teachers.live import LiveTeacher
 from kdrun.teachers.stored import StoredTeacher
@@ -61,6 +61,7 @@ def distill(config: Plain, overrides: list[str] | None = None) -> Path:
     with Run.create(about) as run:
         for parent in about.parents:
             log.info("%s: %s", parent["role"], parent.get("run") or parent["checkpoint"])
+        tell_enlarged(run, student, data)
         training = assembly.training(config, learner, device, here.precision)
         weights = optimise(run, config, training, _answers(live, config, resident), resident)
         save_model(run.checkpoint("model"), student, weights)

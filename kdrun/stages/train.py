@@ -13,7 +13,7 @@ from kdrun.origins import load_origin
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.models import save_model
 from kdrun.records.run import About, Run, find_completed, refuse_used
-from kdrun.stages.common import fill, optimise, price, quality, setting, use_device
+from kdrun.stages.common import fill, optimise, price, quality, setting, tell_enlarged, use_device
 
 log = logging.getLogger("kdrun")
 
@@ -42,6 +42,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
         overrides=overrides or [],
     )
     with Run.create(about) as run:
+        tell_enlarged(run, model, data)
         training = assembly.training(config, learner, device, here.precision)
         weights = optimise(run, config, training, None, resident)
         save_model(run.checkpoint("model"), model, weights)
