@@ -228,11 +228,10 @@ def _plug_in(name: str) -> None:
 def _list(arguments: list[str]) -> int:
     words, folders = _option(arguments, "--config-dir", "-cd")
     keys, rest = _keys(words, ("output_dir",))
+    from kdrun.lookup import conf_dir
     from kdrun.reports.listing import listing
 
-    package = Path(__file__).resolve().parent
-    conf = package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
-    where = [conf, *(Path(folder) for folder in folders)]
+    where = [conf_dir(), *(Path(folder) for folder in folders)]
     if len(rest) > 1:
         raise UsageError(f"kdrun list takes one word, not {len(rest)}")
     print(listing(rest[0] if rest else None, where, Path(keys.get("output_dir", "outputs"))))

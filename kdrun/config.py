@@ -24,16 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdrun.canonical import Plain, canonical, contradictions, violations, with_floats, without_limits
 from kdrun.errors import UsageError, suggestion
+from kdrun.lookup import conf_dir
 
 ROLES = ("teacher", "student")
 GLOBAL_KEYS = ("hydra",)
-
-
-def conf_dir() -> Path:
-    """The configs that ship with kdrun: inside the package when installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def stage_config(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plain:

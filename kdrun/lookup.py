@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 from kdrun.errors import UsageError, suggestion
@@ -30,6 +31,13 @@ def names(folder: str) -> list[str]:
             paths = importlib.import_module(f"{package}.{folder}").__path__
             found |= {entry.name for entry in pkgutil.iter_modules(paths) if not entry.ispkg}
     return sorted(found)
+
+
+def conf_dir() -> Path:
+    """The configs that ship with kdrun: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def add_plugin(name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -28,16 +28,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
-    def to(self, device: str) -> Batch:
-        """The same batch on another device, without waiting for the copy."""
-        return replace(
-            self,
-            inputs=_move(self.inputs, device),
-            targets=None if self.targets is None else self.targets.to(device, non_blocking=True),
-            index=self.index.to(device, non_blocking=True),
-            views=tuple(_move(view, device) for view in self.views),
-        )
-
 
 @dataclass(frozen=True)
 class Outputs:
@@ -45,9 +35,3 @@ class Outputs:
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-def _move(inputs: Inputs, device: str) -> Inputs:
-    if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
