@@ -9,7 +9,7 @@ python=$1 venv=$2 what=$3
 }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 if command -v uv >/dev/null 2>&1; then
-    uv pip install --quiet --python "$venv/bin/python" --constraint constraints.txt --editable "$what"
+    uv pip install --quiet --compile-bytecode --python "$venv/bin/python" --constraint constraints.txt --editable "$what"
 else
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$what"
 fi
