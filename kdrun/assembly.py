@@ -38,6 +38,11 @@ def data_folder(config: Plain) -> Path:
     return Path(given) if given else Path(cache) / "kdrun" / "data"
 
 
+def places(config: Plain) -> Plain:
+    """The folders of this machine that a run used, for `run.json`."""
+    return {"data_dir": str(data_folder(config).absolute()), "output_dir": str(Path(config["output_dir"]).absolute())}
+
+
 def read_data(config: Plain) -> Data:
     """The data set of a config, read, checked and split."""
     node = config["dataset"]

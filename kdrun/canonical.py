@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kdrun.errors import brief, suggestion
+
 Plain = dict[str, Any]
 
 RECIPE = (
@@ -27,6 +29,9 @@ RECIPE = (
     "loss",
 )
 MIXING = ("mixup", "cutmix")
+PLACES_OF_A_MODEL = ("checkpoint", "run")  # keys of a model's node that hold a path
+LONGEST_WORD = 1000  # characters
+LONGEST_NAME = 255  # bytes of a file's or folder's name
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 # ----------------------------------------------------------------------------------------------- types and limits
@@ -40,30 +45,70 @@ def violations(values: Mapping[str, Any], schema: Mapping[str, Any], prefix: str
         if key == "limits":
             continue
         if key == "kind" and key in schema and key not in limits and value != schema[key]:
-            yield f"{path}={value}: a kind comes with its own options; choose it with {prefix.rstrip('.')}=<name>"
+            node = prefix.rstrip(".")
+            yield f"{path}={brief(value)}: a kind comes with its own options; choose it with {node}=<name>"
         elif key not in schema:
-            yield f"unknown key {path}; allowed here: {', '.join(k for k in schema if k != 'limits')}"
+            yield f"unknown key {brief(path)}; {suggestion(key, [one for one in schema if one != 'limits'], most=20)}"
         elif isinstance(value, dict) and isinstance(schema[key], dict):
             yield from violations(value, schema[key], f"{path}.")
         else:
             yield from _wrong_type(path, value, schema[key], limits.get(key))
 
 
+def sound(values: Plain, schema: Plain) -> Plain:
+    """A copy with the default in place of each value that `violations` names: what can be looked at further."""
+    kept: Plain = {}
+    for key, value in values.items():
+        default = schema.get(key)
+        if isinstance(value, dict) and isinstance(default, dict):
+            kept[key] = sound(value, default)
+        elif key in schema or key == "limits":
+            kept[key] = default if any(violations({key: value}, schema)) else value
+    return kept
+
+
 def _wrong_type(path: str, value: Any, default: Any, limit: list[Any] | None) -> Iterator[str]:
+    given = f"{path}={brief(value)}"
+    example = default if default is not None else limit[-1] if limit else None
+    words = [one for one in limit or [] if isinstance(one, str)]
     if value is None and default is None:
         return
-    if _has_bad_number(value):
-        yield f"{path}={value}: numbers must be finite"
-    elif limit is not None and isinstance(limit[0], str):
-        if value not in limit:
-            yield f"{path}={value}: allowed: {', '.join(limit)}"
-    elif default is None and limit is None:
+    if _unusable(value):
+        yield f"{given}: {_unusable(value)}"
+    elif value in words or (default is None and limit is None):
         return
-    elif not _same_type(value, default if default is not None else limit[0] if limit else None):
-        kind = _type_name(default if default is not None else limit[0] if limit else None)
-        yield f"{path}={value}: must be {kind}{' or null' if default is None else ''}, not {_type_name(value)}"
-    elif limit is not None and not limit[0] <= value <= limit[1]:
-        yield f"{path}={value}: must be between {limit[0]} and {limit[1]}"
+    elif limit and len(words) == len(limit):
+        yield f"{given}: allowed: {', '.join(words)}"
+    elif limit and words and not (_same_type(value, limit[-1]) and _within(value, limit)):
+        yield f"{given}: must be {' or '.join(words)}, or between {limit[-2]} and {limit[-1]}"
+    elif not words and not _same_type(value, example):
+        also = " or null" if default is None else ""
+        yield f"{given}: must be {_type_name(example)}{also}{_not(value, example)}"
+    elif limit and not words and not _within(value, limit):
+        yield f"{given}: must be between {limit[0]} and {limit[1]}"
+
+
+def _unusable(value: Any) -> str | None:
+    """Why no key can have such a value, whatever its type."""
+    if isinstance(value, dict | list):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return next((reason for reason in map(_unusable, parts) if reason), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "numbers must be finite"
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "numbers must lie within ±2^63"
+    if value == "???":
+        return "in a config this says that a value is missing; give one"
+    if isinstance(value, str) and len(value) > LONGEST_WORD:
+        return f"this has {len(value)} characters; at most {LONGEST_WORD} are read"
+    if isinstance(value, str) and any(ord(one) < 32 or 0xD800 <= ord(one) <= 0xDFFF for one in value):
+        return "this has characters that no name can have"
+    return None
+
+
+def _within(value: Any, limit: list[Any]) -> bool:
+    """Within the last two of a limit; of a list, every element."""
+    return all(limit[-2] <= one <= limit[-1] for one in (value if isinstance(value, list) else [value]))
 
 
 def _same_type(value: Any, default: Any) -> bool:
@@ -79,14 +124,16 @@ def _same_type(value: Any, default: Any) -> bool:
 def _type_name(value: Any) -> str:
     if value is None:
         return "null"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", list: "a list"}
+    if isinstance(value, list):
+        several = {int: "whole numbers", float: "numbers", str: "words"}
+        return f"a list of {several.get(type(value[0]), 'values')}" if value else "a list"
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
     return names.get(type(value), "a mapping")
 
 
-def _has_bad_number(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(_has_bad_number(one) for one in value)
-    return isinstance(value, float) and not math.isfinite(value)
+def _not(value: Any, example: Any) -> str:
+    """', not a word'; nothing between two lists, whose elements differ in type."""
+    return "" if isinstance(value, list) and isinstance(example, list) else f", not {_type_name(value)}"
 
 
 def with_floats(values: Any, schema: Any) -> Any:
@@ -115,15 +162,19 @@ def without_limits(node: Any) -> Any:
 
 def contradictions(stage: str, config: Plain) -> Iterator[str]:
     """One line for each pair of values that cannot both be meant."""
-    for key in ("run_dir", "data_dir"):
-        if not isinstance(config.get(key), str | None):
-            yield f"{key}={config[key]}: must be a path or null"
+    for key in ("run_dir", "data_dir", "output_dir", "run"):
+        yield from _wrong_place(key, config.get(key))
+    yield from _wrong_data(config["dataset"])
+    if config["resume"] == "auto" and config["run_dir"] is None:
+        yield "resume=auto needs run_dir=<directory>, which names the run to go on with"
     if stage in ("train", "train_teacher", "distill"):
         yield from _recipe_contradictions(config, config["dataset"], "")
     if stage == "distill":
         yield from _recipe_contradictions(config["teacher"]["train"], config["dataset"], "teacher.train.")
         if "kind" not in config["loss"] and not config["loss"].get("terms"):
             yield "loss=labels has no teacher term, so nothing is distilled; use `kdrun train`, or choose loss=kd"
+        precision, device = config["teacher"]["train"]["precision"], config["device"]["name"]
+        yield from _wrong_precision("teacher.train.precision", precision, device)
         given = [key for key in ("checkpoint", "weights") if config["teacher"][key] is not None]
         if config["teacher"]["run"] != "auto" and given:
             yield f"teacher.run and teacher.{given[0]} both name a teacher; set one of them"
@@ -134,21 +185,54 @@ def contradictions(stage: str, config: Plain) -> Iterator[str]:
             yield f"{role}.checkpoint and {role}.weights both name weights; set one of them"
     if stage.startswith("train") and (config["loss"].get("kind") or config["loss"].get("terms")):
         yield f"loss={config['loss'].get('kind', 'mix')} needs a teacher; use `kdrun distill`, or loss=labels"
-    if config["device"]["precision"] == "fp16" and config["device"]["name"] in ("cpu", "mps"):
-        yield f"device.precision=fp16 works on CUDA only, not with device={config['device']['name']}; use bf16 or fp32"
+    yield from _wrong_precision("device.precision", config["device"]["precision"], config["device"]["name"])
+
+
+def _wrong_precision(key: str, precision: str, device: str) -> Iterator[str]:
+    if precision == "fp16" and device in ("cpu", "mps"):
+        yield f"{key}=fp16 works on CUDA only, not with device={device}; use bf16 or fp32"
+
+
+def _wrong_place(key: str, value: Any) -> Iterator[str]:
+    if value is None:
+        return
+    if not isinstance(value, str) or not value:
+        quoted = f"; quote a number: \"{key}='{value}'\"" if isinstance(value, int | float) else ""
+        yield f"{key}={brief(value)}: must be a path or null{quoted}"
+    elif any(len(name.encode()) > LONGEST_NAME for name in value.split("/")):
+        yield f"{key}={brief(value)}: a name in this path is longer than {LONGEST_NAME} bytes, the most a file's can be"
+
+
+def _wrong_data(dataset: Plain) -> Iterator[str]:
+    yield from _wrong_place("dataset.path", dataset.get("path"))
+    if any(number <= 0 for number in dataset.get("std", [])):
+        yield f"dataset.std={brief(dataset['std'])}: images are divided by these; they must be above 0"
 
 
 def _wrong_origin(role: str, node: Plain) -> Iterator[str]:
     """Keys that are null by default have no type to check by: what they take is said here."""
-    if not isinstance(node.get("rename"), dict | None):
-        yield f"{role}.rename={node['rename']}: must map key prefixes, as '{role}.rename={{linear: fc}}'"
+    rename, weights = node.get("rename"), node.get("weights")
+    if not isinstance(rename, dict | None) or not all(isinstance(one, str) for one in (rename or {}).values()):
+        yield f"{role}.rename={brief(rename)}: must map key prefixes, as '{role}.rename={{linear: fc}}'"
+    elif rename and weights is None and node.get("checkpoint") is None:
+        yield f"{role}.rename maps the keys of a file of weights; set {role}.checkpoint"
+    for key in PLACES_OF_A_MODEL:
+        yield from _wrong_place(f"{role}.{key}", node.get(key))
+    if not isinstance(weights, str | None):
+        yield f"{role}.weights={brief(weights)}: must be a name of torchvision's, as IMAGENET1K_V2, or null"
     for key in ("mean", "std"):
-        value = node.get(key)
-        if value is not None and not (isinstance(value, list) and all(isinstance(one, int | float) for one in value)):
-            yield f"{role}.{key}={value}: must be a list of numbers, one per channel, or null"
+        yield from _wrong_normalisation(f"{role}.{key}", node.get(key), positive=key == "std")
     widths = node.get("widths", [1])
-    if not all(isinstance(width, int) and width > 0 for width in widths) or (node.get("kind") == "cnn" and not widths):
-        yield f"{role}.widths={widths}: must be whole numbers above 0"
+    if not all(0 < width <= 1_000_000 for width in widths) or (node.get("kind") == "cnn" and not widths):
+        yield f"{role}.widths={brief(widths)}: must be whole numbers above 0 and up to 1000000"
+
+
+def _wrong_normalisation(key: str, value: Any, positive: bool) -> Iterator[str]:
+    numbers = value if isinstance(value, list) else [] if value is None else [value]
+    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in numbers) or numbers == [value]:
+        yield f"{key}={brief(value)}: must be a list of numbers, one per channel, or null"
+    elif positive and any(one <= 0 for one in numbers):
+        yield f"{key}={brief(value)}: images are divided by these; they must be above 0"
 
 
 def _recipe_contradictions(recipe: Plain, dataset: Plain, prefix: str) -> Iterator[str]:
@@ -157,9 +241,15 @@ def _recipe_contradictions(recipe: Plain, dataset: Plain, prefix: str) -> Iterat
     mixing = [name for name in recipe["augment"] if name in MIXING]
     if len(mixing) > 1:
         yield f"{prefix}augment has {' and '.join(mixing)}; use one of them"
-    milestones = recipe["schedule"].get("milestones", [])
+    betas = recipe["optimizer"].get("betas", [0.0, 0.0])
+    if len(betas) != 2:
+        yield f"{prefix}optimizer.betas={brief(betas)}: must be two numbers"
+    milestones, warmup = recipe["schedule"].get("milestones", []), recipe["schedule"].get("warmup", 0.0)
     if milestones != sorted(milestones) or any(not 0 < share < 1 for share in milestones):
-        yield f"{prefix}schedule.milestones={milestones}: must rise, each above 0 and below 1 (shares of the training)"
+        given = f"{prefix}schedule.milestones={brief(milestones)}"
+        yield f"{given}: must rise, each above 0 and below 1 (shares of the training)"
+    elif milestones and milestones[0] < warmup:
+        yield f"{prefix}schedule.warmup={warmup} ends after the first of schedule.milestones={brief(milestones)}"
 
 
 # -------------------------------------------------------------------------------------------------- canonical form
@@ -221,8 +311,8 @@ def teacher_training(config: Plain) -> Plain:
 
 
 def _shared(config: Plain) -> Plain:
-    keep = ("seed", "data_dir", "output_dir", "dataset", "device")
-    return {"stage": "train", **{key: config[key] for key in keep}, "run_dir": None}
+    keep = ("seed", "data_dir", "output_dir", "checkpoint", "dataset", "device")
+    return {"stage": "train", **{key: config[key] for key in keep}, "run_dir": None, "resume": "never"}
 
 
 # ------------------------------------------------------------------------------------------------------- identity

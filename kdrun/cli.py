@@ -6,17 +6,18 @@ Exit 0: done. 1: something failed. 2: what was typed cannot work. 130, 143: stop
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdrun import __version__
-from kdrun.errors import KdrunError, UsageError, suggestion
+from kdrun import __version__, stopping
+from kdrun.errors import KdrunError, UsageError, brief, suggestion
+from kdrun.redact import redacted
 
 HELP = """\
 kdrun: knowledge distillation from the command line, with numbers that can be trusted
@@ -25,7 +26,9 @@ kdrun: knowledge distillation from the command line, with numbers that can be tr
   kdrun train-teacher [key=value …]    train a teacher; kdrun train model=… likewise, with a student's budget
   kdrun evaluate <run> [key=value …]   a run's model on a test split; or model=<name> model.checkpoint=<file>
   kdrun predict <run> image.png …      the likeliest classes of images
+  kdrun resume <run>                   go on with a run that was cut off
   kdrun reproduce <run>                a saved config again, and the numbers compared
+  kdrun clean [folder]                 free the space of what finished runs no longer need
   kdrun list [what]                    models, datasets, losses, augments, experiments, runs
 
 Keys:  teacher= student= dataset= loss= augment= optimizer= schedule= device= experiment=
@@ -36,7 +39,7 @@ Options: --cfg job, --info, -m, --config-dir DIR, --plugin PACKAGE, --debug, --h
 A first run: kdrun distill      (bundled digits, about a minute on two cores)
 """
 STAGES = {"distill": "distill", "train": "train", "train-teacher": "train_teacher", "evaluate": "evaluate"}
-COMMANDS = (*STAGES, "predict", "reproduce", "list")
+COMMANDS = (*STAGES, "predict", "resume", "reproduce", "clean", "list")
 COMPLETION = {"-sc", "--shell-completion"}
 SWEEP = {"-m", "--multirun"}
 HYDRA_FLAGS = COMPLETION | SWEEP | {"-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"}
@@ -47,25 +50,25 @@ def main() -> int:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
-    signal.signal(signal.SIGTERM, _terminated)
+    stopping.listen()
     try:
         return dispatch(arguments, debug)
     except KdrunError as error:
         if debug:
             raise
-        print(f"kdrun: {error}", file=sys.stderr)
+        print(f"kdrun: {redacted(str(error))}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("kdrun: interrupted", file=sys.stderr)
-        return 130
+    except stopping.Stopped as error:
+        print(f"kdrun: interrupted by {error}", file=sys.stderr)
+        return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone: say nothing more
         return 0
     except Exception as error:
         if debug:
             raise
-        print(f"kdrun: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
-        return 1
+        print(f"kdrun: {_in_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG else 1
     finally:
         gc.enable()
 
@@ -81,7 +84,7 @@ def dispatch(arguments: list[str], debug: bool) -> int:
         return _completion(arguments)
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        raise UsageError(f"there is no command {command!r}; {suggestion(command, COMMANDS)}")
+        raise UsageError(f"there is no command {brief(command)!r}; {suggestion(command, COMMANDS)}")
     if command not in STAGES and {"--help", "-h"} & set(rest):
         print(HELP, end="")
         return 0
@@ -89,8 +92,12 @@ def dispatch(arguments: list[str], debug: bool) -> int:
         return _list(rest)
     if command == "predict":
         return _predict(rest)
+    if command == "resume":
+        return _resume(rest, debug)
     if command == "reproduce":
         return _reproduce(rest, debug)
+    if command == "clean":
+        return _clean(rest)
     return _stage(command, rest, debug)
 
 
@@ -118,15 +125,22 @@ def _stage(command: str, arguments: list[str], debug: bool) -> int:
     overrides = _without_option(words, "--config-dir", "-cd")
     strange = [word for word in overrides if word.startswith("-")]
     if strange:
-        raise UsageError(f"unknown option {strange[0]}; `kdrun --help` lists those there are")
+        raise UsageError(f"unknown option {brief(strange[0])}; `kdrun --help` lists those there are")
     return _run_stage(stage_config(stage, overrides, folders), overrides, debug)
 
 
 def _run_stage(config: dict[str, Any], overrides: list[str], debug: bool) -> int:
     """Run a checked config and show its outcome."""
     from kdrun.progress import shown
+    from kdrun.records.run import is_completed, refuse_changed, unfinished_run
 
     gc.enable()
+    begun = unfinished_run(config)
+    if begun is not None and is_completed(begun):
+        refuse_changed(begun, config)
+        print(f"run {begun} is completed: there is nothing to go on with")
+        _print_outcome(begun)
+        return 0
     with shown(debug):
         path = _stage_function(config["stage"])(config, overrides=overrides)
     _show(path)
@@ -157,6 +171,12 @@ def _show(path: Path) -> None:
     print(f"\n{text}")
 
 
+def _print_outcome(path: Path) -> None:
+    from kdrun.reports.outcome import outcome
+
+    print(f"\n{outcome(path)}")
+
+
 def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: bool) -> int:
     """What Hydra itself answers: sweeps, printing of configs, help, completion. The worst exit code of the jobs."""
     import hydra
@@ -175,15 +195,16 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
         except KdrunError as error:
             if debug:
                 raise
-            print(f"kdrun: {error}", file=sys.stderr)
+            print(f"kdrun: {redacted(str(error))}", file=sys.stderr)
             codes.append(error.exit_code)
         except Exception as error:
             if debug:
                 raise
-            print(f"kdrun: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+            print(f"kdrun: {_in_one_line(error)}", file=sys.stderr)
             codes.append(1)
 
     register_roles(folders)
+    words = sorted(words, key=lambda word: word not in SWEEP)  # argparse wants no option between the overrides
     sys.argv = ["kdrun", *words]
     typed = [word for word in _without_option(words, "--config-dir", "-cd") if "=" in word and word[0] != "-"]
     if SWEEP & set(words):
@@ -259,28 +280,81 @@ def _predict(arguments: list[str]) -> int:
     return 0
 
 
+def _resume(arguments: list[str], debug: bool) -> int:
+    keys, words = _keys(arguments, ("run",))
+    words = [keys["run"], *words] if "run" in keys else words
+    if len(words) != 1:
+        raise UsageError("usage: kdrun resume <run directory>")
+    from kdrun.records.run import read_info
+
+    read_info(Path(words[0]))  # refused before torch is imported
+    from kdrun.progress import shown
+    from kdrun.stages.resume import resume
+
+    with shown(debug):
+        path = resume(Path(words[0]))
+    _show(path)
+    return 0
+
+
 def _reproduce(arguments: list[str], debug: bool) -> int:
-    keys, words = _keys(arguments, ("run", "data_dir", "device.threads"))
+    words, tolerances = _option(arguments, "--tolerance")
+    words = _without_option(words, "--tolerance")
+    keys, words = _keys(
+        [word for word in words if word != "--rebuild"], ("run", "data_dir", "device", "device.threads")
+    )
     words = [keys.pop("run"), *words] if "run" in keys else words
     threads = keys.get("device.threads", "1")
-    if len(words) != 1 or not threads.isdigit():
-        raise UsageError("usage: kdrun reproduce <run directory> [data_dir=…] [device.threads=…]")
+    if len(words) != 1 or not threads.isdigit() or int(threads) < 1:
+        raise UsageError(
+            "usage: kdrun reproduce <run directory> [data_dir=…] [device=…] [device.threads=…] "
+            "[--tolerance NUMBER] [--rebuild]"
+        )
+    tolerance = _tolerance(tolerances[-1]) if tolerances else None
     changes: dict[str, Any] = dict(keys)
     if "device.threads" in keys:
         changes["device.threads"] = int(threads)
-    from kdrun.records.run import completed
+    from kdrun.records.run import read_info
 
-    completed(Path(words[0]))  # refused before torch is imported
+    run = Path(words[0])
+    read_info(run)  # refused before torch is imported
     from kdrun.progress import shown
-    from kdrun.stages.reproduce import reproduce
+    from kdrun.reports.verdict import DIFFERENT, compare
+    from kdrun.stages.reproduce import reproduce, weights_differ
 
     with shown(debug):
-        made, different = reproduce(Path(words[0]), changes)
-    for key, recorded, got in different:
-        print(f"{key}: recorded {recorded}, got {got}")
-    print(f"{'DIFFERENT: ' + str(len(different)) + ' numbers' if different else 'EXACT: every number is the same'}")
-    print(f"recorded: {words[0]}\nagain:    {made}")
-    return 1 if different else 0
+        made = reproduce(run, changes, rebuild="--rebuild" in arguments)
+    verdict = compare(run, made, weights_differ(run, made), tolerance)
+    print(f"{verdict.text}\nrecorded: {run}\nagain:    {made}")
+    return 1 if verdict.word == DIFFERENT else 0
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--tolerance {text}: must be a number that is not negative, as 0.001")
+    return value
+
+
+def _clean(arguments: list[str]) -> int:
+    keys, words = _keys(arguments, ("output_dir", "unfinished", "dry_run"))
+    wrong = [key for key in ("unfinished", "dry_run") if keys.get(key, "false") not in ("true", "false")]
+    if len(words) > 1 or wrong:
+        raise UsageError("usage: kdrun clean [folder or run directory] [unfinished=true|false] [dry_run=true|false]")
+    from kdrun.records.cleaning import freeable
+
+    folder = Path(words[0] if words else keys.get("output_dir", "outputs"))
+    files = list(freeable(folder, unfinished=keys.get("unfinished") == "true"))
+    size, dry = sum(file.stat().st_size for file in files), keys.get("dry_run") == "true"
+    for file in files:
+        print(file)
+        if not dry:
+            file.unlink()
+    print(f"{len(files)} files, {size / 1e6:,.1f} MB {'could be freed' if dry else 'freed'} in {folder}")
+    return 0
 
 
 # ----------------------------------------------------------------------------------------------------------- words
@@ -338,11 +412,18 @@ def _keys(words: list[str], allowed: tuple[str, ...]) -> tuple[dict[str, str], l
         if equals and key in allowed:
             keys[key] = value
         elif word.startswith("-") or (equals and not Path(word).exists()):
-            raise UsageError(f"unknown word {word}; allowed keys: {', '.join(allowed)}")
+            raise UsageError(f"unknown word {brief(word)}; allowed keys: {', '.join(allowed)}")
         else:
             rest.append(word)
     return keys, rest
 
 
-def _terminated(number: int, frame: Any) -> None:
-    raise SystemExit(128 + number)
+def _in_one_line(error: Exception) -> str:
+    """An error that nobody foresaw, or that the system raised, for people."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{brief(redacted(str(error.filename)))}: a name in this path is longer than a file's can be"
+    text = redacted(" ".join(str(error).split()))[:300]
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        advice = "lower batch_size (accumulate= keeps the effective one), try device.precision=bf16 or a smaller model"
+        return f"out of memory: {advice} ({text})"
+    return f"{type(error).__name__}: {text} (--debug shows where)"

@@ -6,7 +6,7 @@ types are those of its defaults, and a `limits:` node beside them holds ranges `
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,46 +15,56 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
-from kdrun.canonical import Plain, canonical, contradictions, violations, with_floats, without_limits
-from kdrun.errors import UsageError, suggestion
+from kdrun.canonical import Plain, canonical, contradictions, sound, violations, with_floats, without_limits
+from kdrun.errors import UsageError, brief, closest, did_you_mean, suggestion
 from kdrun.lookup import conf_dir
 
 ROLES = ("teacher", "student")
 GLOBAL_KEYS = ("hydra",)
+MAY_BE_NONE = {"evaluate": ("dataset", "model")}  # groups without which a stage can do; experiment in all
+UNREADABLE = (HydraException, ValueError, RecursionError)  # what the parser says to a word it cannot read
+UNFIT = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, RecursionError)  # … and composing
 
 
 def stage_config(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plain:
     """The checked config of a stage in the form that is saved. Raises `UsageError` with every mistake at once."""
     with composing(config_dirs):
-        parsed = _parse(overrides)
         groups = _groups(config_dirs)
-        _refuse(_wrong_choices(parsed, groups))
+        parsed, mistakes = _known(stage, overrides, groups, sweep=False)
         picked = [override for override in parsed if override.key_or_group in groups]
         options = _compose(stage, _texts(picked), config_dirs)  # the chosen options, with nothing else typed
-        _refuse(_wrong_keys(parsed, groups, options))
-        config = _compose(stage, _texts(parsed), config_dirs)
+        strange = _wrong_keys(parsed, groups, options)
+        parsed = [override for override in parsed if override.key_or_group not in strange]
+        mistakes += strange.values()
+        try:
+            config = _compose(stage, _texts(parsed), config_dirs)
+        except UsageError as error:
+            _refuse([*mistakes, str(error)])
         choices = config.hydra.runtime.choices
         schema = _schema(stage, config, choices, config_dirs) if choices.get("experiment") else _plain(options)
-        return checked(stage, config, schema)
+        return checked(stage, config, schema, mistakes)
 
 
 def check_sweep(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> None:
     """The keys and choices of a sweep, before its first job: values are checked as each job starts."""
     with composing(config_dirs):
-        parsed = _parse(overrides)
         groups = _groups(config_dirs)
-        _refuse(_wrong_choices(parsed, groups))
+        parsed, mistakes = _known(stage, overrides, groups, sweep=True)
+        _refuse(mistakes)
         picked = [one for one in parsed if one.key_or_group in groups and not one.is_sweep_override()]
         options = _compose(stage, _texts(picked), config_dirs)
-        if not any(one.key_or_group in groups and one.is_sweep_override() for one in parsed):
-            _refuse(_wrong_keys(parsed, groups, options))  # otherwise the keys there are depend on the job
+        swept = [one.package or one.key_or_group for one in parsed if one.key_or_group in groups and one not in picked]
+        unsure = tuple(f"{mount}." for mount in swept)  # what keys are below these depends on the job
+        if "experiment" not in swept:
+            certain = [one for one in parsed if not one.key_or_group.startswith(unsure)]
+            _refuse(_wrong_keys(certain, groups, options).values())
 
 
 def job_config(stage: str, config: DictConfig, choices: Mapping[Any, Any], config_dirs: Sequence[Path] = ()) -> Plain:
@@ -63,15 +73,15 @@ def job_config(stage: str, config: DictConfig, choices: Mapping[Any, Any], confi
         return checked(stage, config, _schema(stage, config, choices, config_dirs))
 
 
-def checked(stage: str, config: DictConfig, schema: Plain) -> Plain:
-    """Types, limits and contradictions, then the canonical form. Raises `UsageError`."""
+def checked(stage: str, config: DictConfig, schema: Plain, mistakes: Sequence[str] = ()) -> Plain:
+    """Types, limits and contradictions, then the canonical form. Raises `UsageError`, with `mistakes` told first."""
     try:
         values = _plain(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UsageError(_first_line(error)) from error
-    _refuse(violations(values, schema))
-    values = without_limits(with_floats(values, schema))
-    _refuse(contradictions(stage, values))
+    except UNFIT as error:
+        _refuse([*mistakes, _first_line(error)])
+    found = [*mistakes, *violations(values, schema)]
+    values = without_limits(with_floats(sound(values, schema), schema))
+    _refuse([*found, *contradictions(stage, values), *_wrong_places(values)])
     return canonical(stage, values)
 
 
@@ -100,32 +110,84 @@ def register_roles(config_dirs: Sequence[Path] = ()) -> None:
 # ------------------------------------------------------------------------------------------------ what was typed
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
+def _known(
+    stage: str, overrides: Sequence[str], groups: Mapping[str, list[str]], *, sweep: bool
+) -> tuple[list[Override], list[str]]:
+    """The words that can be read and choose what there is; and one line for each of the others."""
+    parsed, mistakes = _parse(overrides)
+    wrong = {}
+    for override in parsed:
+        several = override.is_sweep_override() and not sweep
+        lines = [_several(override)] if several else list(_wrong_choices(stage, override, groups))
+        if lines:
+            wrong[override.package or override.key_or_group] = override
+            mistakes += lines
+    if any(override.key_or_group == "experiment" for override in wrong.values()):
+        _refuse(mistakes)  # what an experiment changes is unknown, and with it what else is wrong
+    refused = [id(override) for override in wrong.values()]
+    unknown = tuple(f"{mount}." for mount in wrong)  # the keys below a choice that does not exist are not known either
+    return [one for one in parsed if id(one) not in refused and not one.key_or_group.startswith(unknown)], mistakes
+
+
+def _parse(overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
     parser, parsed, mistakes = OverridesParser.create(), [], []
     for text in overrides:
         try:
-            parsed += parser.parse_overrides([text])
-        except HydraException:
-            mistakes.append(f"{text!r} is not an override; write key=value, a list as 'key=[a,b]'")
-    _refuse(mistakes)
-    return parsed
+            read = parser.parse_overrides([text])
+        except UNREADABLE:
+            read = []
+        if read and read[0].key_or_group:
+            parsed += read
+        else:
+            mistakes.append(f"'{brief(text)}' is not an override; write key=value, a list as 'key=[a,b]'")
+    return parsed, mistakes
 
 
-def _wrong_choices(parsed: Sequence[Override], groups: Mapping[str, list[str]]) -> Iterator[str]:
-    for override in parsed:
-        group = override.key_or_group
-        if group in groups and not override.is_delete():
-            for choice in _chosen(override):
-                if choice not in groups[group]:
-                    yield _no_such_choice(group, choice, groups[group])
+def _several(override: Override) -> str:
+    key, values = override.key_or_group, str(override.input_line).partition("=")[2]
+    told = f"{brief(key)}={brief(values)}: several values are a sweep, which needs -m (kdrun distill -m …)"
+    return f"{told}; a list is written '{brief(key)}=[…]'"
 
 
-def _wrong_keys(parsed: Sequence[Override], groups: Mapping[str, list[str]], options: DictConfig) -> Iterator[str]:
+def _wrong_choices(stage: str, override: Override, groups: Mapping[str, list[str]]) -> Iterator[str]:
+    group = override.key_or_group
+    if override.is_delete():
+        yield f"~{brief(group)}: nothing can be removed; leave it out to keep its default"
+    elif group in groups:
+        try:
+            choices = _chosen(override)
+        except UNREADABLE:
+            choices = [str(override.input_line)]
+        if override.is_add() and group != "experiment":
+            yield f"+{group}: one is chosen already; write {group}={brief(choices[0] if choices else '<name>')}"
+        if not choices:
+            yield f"{group}=[]: names nothing" + ("; write augment=none" if group == "augment" else "")
+        if len(choices) > 1 and group != "augment" and not override.is_sweep_override():
+            yield f"{group}={brief(choices)}: takes one name; only augment takes a list"
+        for choice in choices:
+            if choice == "null" and group not in ("experiment", *MAY_BE_NONE.get(stage, ())):
+                yield f"{group}=null: kdrun {stage.replace('_', '-')} needs one; leave it out to keep the default"
+            elif choice != "null" and choice not in groups[group]:
+                yield no_such_choice(group, choice, groups[group])
+
+
+def _wrong_keys(parsed: Sequence[Override], groups: Mapping[str, list[str]], options: DictConfig) -> dict[str, str]:
+    """A line for each key that the chosen options do not have, by key."""
+    wrong, allowed = {}, keys_of(options)
     for override in parsed:
         key = override.key_or_group
         internal = key.split(".")[0] == "hydra" or key.startswith("hydra/")
         if key not in groups and not internal and not _exists(options, key):
-            yield _no_such_key(key, sorted(_paths(_plain(options), "")))
+            wrong[key] = no_such_key(key, allowed)
+        elif override.is_add() and key in allowed and key not in groups:
+            wrong[key] = f"+{key}: there is such a key already; write {key}=<value>"
+    return wrong
+
+
+def keys_of(config: DictConfig) -> list[str]:
+    """Every key of a composed config, with its path."""
+    named = [name for name in config.hydra.runtime.choices if name == "experiment"]  # a choice without a node
+    return sorted([*_paths(_plain(config), ""), *named])
 
 
 def _texts(parsed: Sequence[Override]) -> list[str]:
@@ -133,19 +195,14 @@ def _texts(parsed: Sequence[Override]) -> list[str]:
 
 
 def _groups(config_dirs: Sequence[Path] = ()) -> dict[str, list[str]]:
-    """Every group and its options, those in the user's own folders included."""
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
-    loader = hydra.config_loader
-    names = [name for name in loader.get_group_options("", ObjectType.GROUP) if name != "hydra"]
-    groups = {name: set(loader.get_group_options(name, ObjectType.CONFIG)) for name in names}
-    for folder in config_dirs:
+    """Every group and its options, those in the user's own folders included; options may be sorted into folders."""
+    groups: dict[str, set[str]] = {}
+    for folder in (conf_dir(), *config_dirs):
         for file in folder.rglob("*.yaml"):
-            group, name = file.parent.relative_to(folder).as_posix(), file.stem
-            if group != ".":
-                groups.setdefault(group, set()).add(name)
-    for file in (conf_dir() / "experiment").rglob("*/*.yaml"):  # experiments may be sorted into folders
-        groups["experiment"].add(file.relative_to(conf_dir() / "experiment").with_suffix("").as_posix())
+            parts = file.relative_to(folder).with_suffix("").parts
+            for depth in range(1, len(parts)):
+                groups.setdefault("/".join(parts[:depth]), set()).add("/".join(parts[depth:]))
+    groups |= dict.fromkeys(ROLES, groups["model"])
     return {name: sorted(options) for name, options in groups.items()}
 
 
@@ -154,26 +211,30 @@ def _chosen(override: Override) -> list[str]:
     if isinstance(value, ChoiceSweep):
         value = value.list
     values = value if isinstance(value, list) else [value]
-    return [str(one) for one in values if one is not None]
+    return ["null" if one is None else str(one) for one in values]
 
 
-def _no_such_choice(group: str, choice: str, options: Sequence[str]) -> str:
+def no_such_choice(group: str, choice: str, options: Sequence[str]) -> str:
     kind = "model" if group in ROLES else group
     more = f"; `kdrun list {kind}s` shows all" if kind in ("model", "dataset", "loss", "augment", "experiment") else ""
-    return f"{group}={choice}: there is no such {kind}; {suggestion(choice, options)}{more.replace('losss', 'losses')}"
+    told = f"{group}={brief(choice)}: there is no such {kind}; {suggestion(choice, options)}"
+    return told + more.replace("losss", "losses")
 
 
-def _no_such_key(key: str, allowed: Sequence[str]) -> str:
+def no_such_key(key: str, allowed: Sequence[str]) -> str:
     if key == "loss.alpha":
         weights = ", ".join(path for path in allowed if path.startswith("loss.") and path.endswith("weight"))
         return f"loss.alpha: this loss is no convex mix; set its weights: {weights}"
     parent, _, last = key.rpartition(".")
     siblings = [path for path in allowed if path.rpartition(".")[0] == parent]
-    close = difflib.get_close_matches(key, allowed, n=1, cutoff=0.6)
-    if not close and siblings:
-        return f"unknown key {key}; {parent or 'the config'} has {', '.join(s.rpartition('.')[2] for s in siblings)}"
-    same_end = [path for path in allowed if path.rpartition(".")[2] == last]
-    return f"unknown key {key}; {suggestion(key, close or same_end or [p for p in allowed if '.' not in p], most=12)}"
+    same_end = [path for path in allowed if path.rpartition(".")[2] == last]  # lr for optimizer.lr
+    close = closest(key, allowed) or (same_end if len(same_end) <= 3 else [])
+    told = f"unknown key {brief(key)}; "
+    if close:
+        return told + did_you_mean(close)
+    if parent and siblings:
+        return f"{told}{parent} has {', '.join(path.rpartition('.')[2] for path in siblings)}"
+    return told + suggestion(key, [path for path in allowed if "." not in path], most=12)
 
 
 def _exists(config: DictConfig, key: str) -> bool:
@@ -206,7 +267,7 @@ def _compose(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path]) 
     extra = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
     try:
         return compose(stage, [*extra, *overrides], return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except UNFIT as error:
         raise UsageError(_first_line(error)) from error
 
 
@@ -234,11 +295,28 @@ def _plain(config: DictConfig, resolve: bool = False) -> Plain:
     return {str(key): value for key, value in plain.items() if key not in GLOBAL_KEYS}
 
 
+def _wrong_places(config: Plain) -> Iterator[str]:
+    output = Path(config["output_dir"])
+    if output.exists() and not output.is_dir():
+        yield f"output_dir={output}: this is a file; name a folder"
+
+
 def _refuse(mistakes: Iterable[str]) -> None:
-    lines = list(mistakes)
+    """Raise `UsageError` if there are mistakes: all of them are named, in three lines at most."""
+    lines = list(dict.fromkeys(mistakes))
+    if len(lines) > 3:
+        others = ", ".join(_subject(line) for line in lines[2:])
+        lines[2:] = [f"and {len(lines) - 2} more mistakes: {brief(others, 500)}"]
     if lines:
         raise UsageError("\n".join(lines))
 
 
+def _subject(mistake: str) -> str:
+    """The key or word that a mistake is about: what stands before `=value`, a colon or an explanation."""
+    return re.split(r"[=:; ]", mistake.removeprefix("unknown key ").removeprefix("'"), maxsplit=1)[0]
+
+
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).strip().split("\n")[0].split())
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: this is not YAML: {error.problem}"
+    return brief(" ".join(str(error).strip().split("\n")[0].split()), 300)

@@ -48,7 +48,7 @@ class Ready:
         try:
             with Image.open(image) as opened:
                 return self.pixels(opened)
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UsageError(f"{image} is not an image that can be read: {error}") from error
 
 

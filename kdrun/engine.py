@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kdrun.datasets.loader import TrainLoader
-from kdrun.device import autocast
+from kdrun.device import autocast, seed_all
 from kdrun.errors import KdrunError
 from kdrun.learner import Learner
 from kdrun.types import Batch, Outputs
@@ -44,7 +44,8 @@ class Training:
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
         self.average = None if ema is None else _averaged(learner.student, ema)
-        self.epoch = 0
+        self.epoch, self.step = 0, 0  # epochs that are done, and batches of the one that has begun
+        self.means = Means()
 
     @property
     def student(self) -> nn.Module:
@@ -59,6 +60,8 @@ class Training:
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "epoch": self.epoch,
+            "step": self.step,
+            "means": {"sums": dict(self.means.sums), "samples": self.means.samples},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -67,7 +70,8 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.epoch = state["epoch"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.means = Means(dict(state["means"]["sums"]), state["means"]["samples"])
 
 
 @dataclass(frozen=True)
@@ -80,30 +84,50 @@ class Report:
     lr: float
     metrics: dict[str, float]
     finished: bool = False  # the epoch is complete
+    stopped: bool = False  # on request, in mid-epoch, and no update is half done
 
 
-def fit(training: Training, teacher: Answer | None, loader: TrainLoader, recipe: Recipe) -> Iterator[Report]:
-    """Train from `training.epoch` to the last epoch, reporting every few batches and at the end of each epoch.
+def fit(
+    training: Training,
+    teacher: Answer | None,
+    loader: TrainLoader,
+    recipe: Recipe,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Report]:
+    """Train from where `training` stands to the last epoch, reporting every few batches and at the end of each epoch.
 
-    Writes nothing; whoever iterates may look at `training`, keep its state, or stop. Raises `KdrunError` when a loss is
-    not finite, at the first report after it happened.
+    Writes nothing; whoever iterates may look at `training`, keep its state, or leave. `stop` is asked after each
+    update: when it says so, the last report is given and the state of `training` is one from which another `fit` goes
+    on to the same weights. Raises `KdrunError` when a loss is not finite, at the first report after it happened.
     """
     steps = len(loader)
     for epoch in range(training.epoch, recipe.epochs):
-        torch.manual_seed(recipe.seed * 100_003 + epoch)  # dropout: a function of the epoch, so nothing to remember
         training.learner.train()
-        means = Means()
-        for step, batch in enumerate(loader.epoch(epoch)):
+        for step, batch in enumerate(loader.epoch(epoch, training.step), training.step):
+            seed_all(recipe.device, recipe.seed, epoch, step)
             _set_rate(training, recipe, epoch * steps + step, steps)
             group = min(recipe.accumulate, steps - step // recipe.accumulate * recipe.accumulate)
             outputs, losses = _backward(training, teacher, batch, recipe, 1 / group)
-            if (step + 1) % recipe.accumulate == 0 or step + 1 == steps:
+            training.means.add(outputs, losses, batch)
+            training.step = step + 1
+            finished = training.step == steps
+            updated = training.step % recipe.accumulate == 0 or finished
+            if updated:
                 _update(training, recipe.grad_clip)
-            means.add(outputs, losses, batch)
-            if step + 1 == steps:
-                training.epoch = epoch + 1
-            if (step + 1) % recipe.report_every == 0 or step + 1 == steps:
-                yield means.report(epoch, step + 1, steps, training.optimizer.param_groups[0]["lr"])
+            stopped = updated and not finished and stop()
+            if training.step % recipe.report_every == 0 or finished or stopped:
+                yield _report(training, steps, stopped)
+            if stopped:
+                return
+
+
+def _report(training: Training, steps: int, stopped: bool) -> Report:
+    """Where the training stands. After the last batch of an epoch it stands at the beginning of the next."""
+    rate = training.optimizer.param_groups[0]["lr"]
+    report = training.means.report(training.epoch, training.step, steps, rate, stopped)
+    if report.finished:
+        training.epoch, training.step, training.means = training.epoch + 1, 0, Means()
+    return report
 
 
 def evaluate(
@@ -151,7 +175,7 @@ class Means:
             labels = batch.targets if batch.targets.dim() == 1 else batch.targets.argmax(dim=1)
             self._add("accuracy", (outputs.logits.detach().argmax(dim=1) == labels).sum().float())
 
-    def report(self, epoch: int, step: int, steps: int, lr: float) -> Report:
+    def report(self, epoch: int, step: int, steps: int, lr: float, stopped: bool = False) -> Report:
         names = list(self.sums)
         values = (torch.stack([self.sums[name] for name in names]) / self.samples).tolist()
         metrics = dict(zip(names, values, strict=True))
@@ -161,7 +185,7 @@ class Means:
                     f"{name} became {value} in epoch {epoch + 1} by step {step} of {steps}, learning rate {lr:.3g}; "
                     "try a lower optimizer.lr, grad_clip=1.0, or device.precision=fp32"
                 )
-        return Report(epoch, step, steps, lr, metrics, finished=step == steps)
+        return Report(epoch, step, steps, lr, metrics, finished=step == steps, stopped=stopped)
 
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value

@@ -8,7 +8,7 @@ import pkgutil
 from pathlib import Path
 from types import ModuleType
 
-from kdrun.errors import UsageError, suggestion
+from kdrun.errors import UsageError, brief, suggestion
 
 PLUGINS: list[str] = []  # packages laid out like kdrun: my_package/losses/…
 
@@ -20,7 +20,7 @@ def module(folder: str, name: str) -> ModuleType:
             path = f"{package}.{folder}.{name}"
             if _exists(f"{package}.{folder}") and _exists(path):
                 return importlib.import_module(path)
-    raise UsageError(f"there is no {folder.replace('/', '.')} kind {name!r}; {suggestion(name, names(folder))}")
+    raise UsageError(f"there is no {folder.replace('/', '.')} kind {brief(name)!r}; {suggestion(name, names(folder))}")
 
 
 def names(folder: str) -> list[str]:
@@ -42,8 +42,9 @@ def conf_dir() -> Path:
 
 def add_plugin(name: str) -> None:
     """Admit another package's losses, models, data sets and metrics. Raises `UsageError` when it cannot be found."""
-    if not _exists(name):
-        raise UsageError(f"--plugin {name}: there is no such package; install it, or run where it can be imported")
+    if not all(part.isidentifier() for part in name.split(".")) or not _exists(name):
+        told = "there is no such package; install it, or run where it can be imported"
+        raise UsageError(f"--plugin {brief(name)}: {told}")
     PLUGINS.append(name)
 
 

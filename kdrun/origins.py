@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from kdrun import lookup
-from kdrun.errors import UsageError
+from kdrun.errors import UsageError, brief
 from kdrun.models.building import Model, Spec
 from kdrun.models.prepared import Preprocess
 from kdrun.records import checkpoints
@@ -34,7 +34,7 @@ def load_origin(model: Model, node: Mapping[str, Any], classes: Sequence[str]) -
         content = checkpoints.load_foreign(path)
         _adopt(model, node, content.get("spec"), list(classes), path)
         state = state_dict_of(content, node["rename"] or {}, path)
-        fingerprint, name = file_fingerprint(path), str(path)
+        fingerprint, name = file_fingerprint(path), f"{path}{_said(content)}"
     elif node["weights"] is not None:
         if node["kind"] != "torchvision":
             raise UsageError(
@@ -47,6 +47,20 @@ def load_origin(model: Model, node: Mapping[str, Any], classes: Sequence[str]) -
     else:
         return None
     return Origin(fingerprint, _fill(model.net.net, state, name))
+
+
+def _said(content: Mapping[str, Any]) -> str:
+    """What a file says it is, in brackets: the model of kdrun's own, the short facts beside foreign tensors."""
+    spec = content.get("spec")
+    if isinstance(spec, Mapping) and {"kind", "classes", "channels", "size"} <= set(spec):
+        facts = [
+            f"a {spec['kind']} for {len(spec['classes'])} classes",
+            f"{spec['channels']}x{spec['size']}x{spec['size']} images",
+        ]
+    else:
+        plain = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
+        facts = [f"{brief(key, 20)}={brief(value, 40)}" for key, value in list(plain.items())[:3]]
+    return f" (it says: {', '.join(facts)})" if facts else ""
 
 
 def _adopt(model: Model, node: Mapping[str, Any], spec: Spec | None, classes: list[str], path: Path) -> None:
@@ -113,6 +127,9 @@ def _fill(net: nn.Module, state: Mapping[str, Tensor], name: str) -> bool:
             f"of other shape {_few(shapes)}; its first keys are {_few(state)} "
             "(rename= maps key prefixes; shortcut=pad or projection for a CIFAR ResNet; stem=original for a 7x7 stem)"
         )
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UsageError(f"{name} has weights that are not finite numbers: {_few(broken)}; use a sound file")
     net.load_state_dict({**own, **{key: value for key, value in state.items() if key not in other}})
     return not other
 
@@ -124,5 +141,5 @@ def _belongs_to_classifier(net: nn.Module, key: str) -> bool:
 
 
 def _few(words: Any) -> str:
-    words = [str(word) for word in words]
+    words = [brief(word) for word in words]
     return ", ".join(words[:3]) + (f", … ({len(words)})" if len(words) > 3 else "") if words else "nothing"

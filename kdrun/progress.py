@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kdrun.records.log import Earlier
+
 if TYPE_CHECKING:
     from kdrun.engine import Report
 
@@ -28,13 +30,16 @@ def shown(debug: bool = False) -> Iterator[None]:
     handler.setLevel(logging.DEBUG if debug else logging.INFO)
     handler.addFilter(lambda record: not getattr(record, "in_bar", False) or not sys.stdout.isatty())
     log.setLevel(logging.DEBUG)
+    earlier = Earlier()
     log.addHandler(handler)
+    log.addHandler(earlier)
     log.propagate = False  # Hydra leaves a handler at the root in a sweep: nothing is said twice
     try:
         yield
     finally:
         log.propagate = True
         log.removeHandler(handler)
+        log.removeHandler(earlier)
 
 
 @contextmanager

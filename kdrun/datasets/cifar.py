@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kdrun.datasets.files import Known, fetch, locate
-from kdrun.datasets.raw import Labelled, Raw
+from kdrun.datasets.raw import Labelled, Raw, check_labels
 from kdrun.errors import UsageError
 
 ADMITTED = {
@@ -69,22 +69,29 @@ def read_cifar(folder: Path, verify: bool, layout: Layout) -> Raw:
     paths = {name: locate(folder, [one], verify) for name, one in known.items()}
     train = [path for name, path in paths.items() if name.startswith(("train", "data_batch"))]
     test = [path for name, path in paths.items() if name.startswith("test")]
-    classes = unpickle(paths[layout.names_file])[layout.names_key]
-    return Raw(tuple(classes), _labelled(train, layout.labels_key), _labelled(test, layout.labels_key))
+    classes = unpickle(paths[layout.names_file]).get(layout.names_key)
+    if not isinstance(classes, list) or not classes:
+        raise UsageError(f"{paths[layout.names_file]} is not a CIFAR file: it has no {layout.names_key}")
+    label, count = layout.labels_key, len(classes)
+    return Raw(tuple(classes), _labelled(train, label, count), _labelled(test, label, count))
 
 
-def _labelled(paths: Sequence[Path], label: str) -> Labelled:
-    parts = [_part(path, label) for path in paths]
+def _labelled(paths: Sequence[Path], label: str, classes: int) -> Labelled:
+    parts = [_part(path, label, classes) for path in paths]
     return Labelled(torch.cat([pixels for pixels, _ in parts]), torch.cat([targets for _, targets in parts]))
 
 
-def _part(path: Path, label: str) -> tuple[Tensor, Tensor]:
+def _part(path: Path, label: str, classes: int) -> tuple[Tensor, Tensor]:
     content = unpickle(path)
     try:
         pixels = np.asarray(content["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
-        return torch.from_numpy(pixels), torch.tensor([int(target) for target in content[label]])
-    except (KeyError, ValueError, TypeError) as error:
+        targets = torch.tensor([int(target) for target in content[label]], dtype=torch.int64)
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{path} is not a CIFAR file: {error}") from error
+    if len(targets) != len(pixels):
+        raise UsageError(f"{path} has {len(pixels)} images and {len(targets)} labels")
+    check_labels(targets, classes, str(path))
+    return torch.from_numpy(pixels), targets
 
 
 def _unpack(folder: Path, archive: Known, wanted: Sequence[str]) -> None:

@@ -24,6 +24,6 @@ def read(folder: Path, verify: bool) -> Raw:
 
     return Raw(
         CLASSES,
-        train=read_images(file("train-images-idx3-ubyte.gz"), file("train-labels-idx1-ubyte.gz")),
-        test=read_images(file("t10k-images-idx3-ubyte.gz"), file("t10k-labels-idx1-ubyte.gz")),
+        train=read_images(file("train-images-idx3-ubyte.gz"), file("train-labels-idx1-ubyte.gz"), 10),
+        test=read_images(file("t10k-images-idx3-ubyte.gz"), file("t10k-labels-idx1-ubyte.gz"), 10),
     )

@@ -56,12 +56,12 @@ def fetch(folder: Path, known: Known) -> Path:
     path = folder / known.path
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(known.url, timeout=TIMEOUT) as answer:
             content = answer.read()
         if not _known(content, known):
             got = hashlib.sha256(content).hexdigest()
             raise UsageError(f"{known.url} did not give the published {path} (sha256 {got}); get it elsewhere")
+        path.parent.mkdir(parents=True, exist_ok=True)  # no folder is left where nothing can be had
         part.write_bytes(content)
         part.replace(path)
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:

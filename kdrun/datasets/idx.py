@@ -11,13 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdrun.datasets.raw import Labelled
+from kdrun.datasets.raw import Labelled, check_labels
 from kdrun.errors import UsageError
 
 
-def read_images(images: Path, labels: Path) -> Labelled:
-    """Grey images `(N, 1, H, W)` uint8 and labels `(N,)`."""
-    return Labelled(read_idx(images).unsqueeze(1), read_idx(labels).long())
+def read_images(images: Path, labels: Path, classes: int = 256) -> Labelled:
+    """Grey images `(N, 1, H, W)` uint8 and labels `(N,)`. Raises `UsageError` when the two do not fit each other."""
+    pixels, targets = read_idx(images), read_idx(labels).long()
+    if pixels.ndim != 3 or targets.ndim != 1:
+        shapes = f"{tuple(pixels.shape)} and {tuple(targets.shape)}"
+        raise UsageError(f"{images} and {labels} are of shapes {shapes}; images need 3 dimensions, labels 1")
+    if len(pixels) != len(targets) or not len(pixels):
+        raise UsageError(f"{images} has {len(pixels)} images and {labels} has {len(targets)} labels")
+    check_labels(targets, classes, str(labels))
+    return Labelled(pixels.unsqueeze(1), targets)
 
 
 def read_idx(path: Path) -> Tensor:

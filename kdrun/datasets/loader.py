@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kdrun import stopping
 from kdrun.datasets.raw import Files, Pixels
 from kdrun.datasets.split import Split
 from kdrun.datasets.views import Views
@@ -30,9 +31,10 @@ class TrainLoader:
         """Batches per epoch."""
         return len(chunks(self._order(0), self.batch_size))
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from batch `start` on."""
         index = self.split.index.cpu()[self._order(number)].to(self.split.index.device)
-        batches = chunks(index, self.batch_size)
+        batches = chunks(index, self.batch_size)[start:]
         for rows, images in zip(batches, fetch(self.split.pixels, batches, self.workers), strict=True):
             inputs, targets = self.views(rows, images.to(rows.device), view=number)
             yield Batch(inputs, targets, rows)
@@ -78,14 +80,33 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
         rows: Dataset[Any] = _Decoded(pixels, [batch.cpu() for batch in batches])
         own = (
             torch.Generator()
-        )  # a DataLoader draws a seed it does not need, and must not draw it from dropout's numbers
+        )  # a DataLoader draws a seed it does not need, and must not take it from dropout's numbers
         try:
-            yield from DataLoader(rows, batch_size=None, num_workers=workers, generator=own)
+            yield from DataLoader(
+                rows,
+                batch_size=None,
+                num_workers=workers,
+                generator=own,
+                worker_init_fn=stopping.ignore,
+                multiprocessing_context=_context(workers),
+            )
         except KdrunError as error:  # a worker's error arrives with the worker's traceback in its text
             raise KdrunError(str(error).strip().rsplit("KdrunError: ", 1)[-1]) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise KdrunError(
+                f"a process that reads images has died ({str(error).splitlines()[0]}); the system may be short of "
+                "memory: lower batch_size or dataset.workers"
+            ) from error
     else:
         for batch in batches:
             yield pixels[batch]
+
+
+def _context(workers: int) -> str | None:
+    """Workers are forked where that is possible: to import torch anew, in each epoch, would take seconds."""
+    return "fork" if workers and "fork" in torch.multiprocessing.get_all_start_methods() else None
 
 
 class _Decoded(Dataset[Tensor]):

@@ -28,6 +28,6 @@ def read(folder: Path, verify: bool) -> Raw:
 
     return Raw(
         tuple(str(digit) for digit in range(10)),
-        train=read_images(file("train-images-idx3-ubyte"), file("train-labels-idx1-ubyte")),
-        test=read_images(file("t10k-images-idx3-ubyte"), file("t10k-labels-idx1-ubyte")),
+        train=read_images(file("train-images-idx3-ubyte"), file("train-labels-idx1-ubyte"), 10),
+        test=read_images(file("t10k-images-idx3-ubyte"), file("t10k-labels-idx1-ubyte"), 10),
     )

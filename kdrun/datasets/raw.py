@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kdrun.errors import KdrunError
+from kdrun.errors import KdrunError, UsageError
 
 
 class Files:
@@ -32,6 +32,8 @@ class Files:
         """One image: shorter side scaled to `resize`, centre cut out. Raises `KdrunError` naming a broken file."""
         try:
             with Image.open(self.paths[row]) as image:
+                if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+                    raise ValueError("it has pixels that are not finite numbers")
                 return centre(image, self.resize, self.size)
         except Exception as error:  # a damaged picture raises whatever its decoder stumbles over
             reason = " ".join(str(error).split())
@@ -76,3 +78,14 @@ class Raw:
     train: Labelled
     test: Labelled | None = None
     validation: Labelled | None = None
+
+
+def check_labels(targets: Tensor, classes: int, name: str) -> None:
+    """Raise `UsageError`, naming the first, when a label is not a class number. `name` says where they are from."""
+    wrong = torch.nonzero((targets < 0) | (targets >= classes)).flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise UsageError(
+            f"{name}: label {int(targets[row])} of row {row} is out of range; allowed: 0 to {classes - 1} "
+            f"({len(wrong)} of {len(targets)} labels are wrong)"
+        )

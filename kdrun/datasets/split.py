@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdrun.datasets.hashing import hash32
-from kdrun.datasets.raw import Files, Labelled, Pixels, Raw
+from kdrun.datasets.raw import Files, Labelled, Pixels, Raw, check_labels
 from kdrun.errors import UsageError
 
 TEST_SHARE = 0.2  # where there is no official test split
@@ -127,6 +127,4 @@ def _check_labels(raw: Raw) -> None:
             continue
         if len(part.targets) != len(part.pixels) or len(part.targets) == 0:
             raise UsageError(f"the data has {len(part.pixels)} images and {len(part.targets)} labels")
-        low, high = int(part.targets.min()), int(part.targets.max())
-        if low < 0 or high >= len(raw.classes):
-            raise UsageError(f"labels run from {low} to {high}; allowed: 0 to {len(raw.classes) - 1}")
+        check_labels(part.targets, len(raw.classes), "the data")

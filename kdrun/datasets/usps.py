@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from kdrun.datasets.files import Known, locate
-from kdrun.datasets.raw import Labelled, Raw
+from kdrun.datasets.raw import Labelled, Raw, check_labels
+from kdrun.errors import UsageError
 
 MIRROR = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass"
 # the MD5 of the LIBSVM download, and the sha256 of the same values from "The Elements of Statistical Learning"
@@ -28,8 +29,15 @@ def read(folder: Path, verify: bool) -> Raw:
 
     def split(name: str) -> Labelled:
         path = locate(folder, [Known(f"usps/{name}", DIGESTS[name], f"{MIRROR}/{name}")], verify)
-        values, labels = load_svmlight_file(str(path), n_features=256)  # values in [-1, 1], labels 1 to 10
-        grey = torch.from_numpy(values.toarray()).add(1).mul(127.5).round().to(torch.uint8)
-        return Labelled(grey.view(-1, 1, 16, 16), torch.from_numpy(labels).long() - 1)
+        try:
+            values, labels = load_svmlight_file(str(path), n_features=256)  # values in [-1, 1], labels 1 to 10
+        except (ValueError, OSError, EOFError) as error:
+            raise UsageError(f"{path} is not a LIBSVM file of 256 values a row, or is cut short: {error}") from error
+        pixels, targets = torch.from_numpy(values.toarray()), torch.from_numpy(labels).long() - 1
+        wrong = torch.nonzero(~(pixels.abs() <= 1).all(dim=1)).flatten()
+        if len(wrong):
+            raise UsageError(f"{path}: row {int(wrong[0])} has pixels that are not numbers between -1 and 1")
+        check_labels(targets, 10, str(path))
+        return Labelled(pixels.add(1).mul(127.5).round().to(torch.uint8).view(-1, 1, 16, 16), targets)
 
     return Raw(tuple(str(digit) for digit in range(10)), train=split("usps.bz2"), test=split("usps.t.bz2"))

@@ -22,12 +22,15 @@ MARK = b"kdrun-sha256:"
 TAIL = len(MARK) + 64
 
 
-def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain types (no numpy, no paths) as one whole file with a checksum."""
+def save(path: Path, content: Mapping[str, Any], keep: Path | None = None) -> None:
+    """Write tensors and plain types (no numpy, no paths) as one whole file with a checksum.
+
+    The file that was there before is renamed to `keep` where that is given.
+    """
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     archive = buffer.getvalue()[:-2] + TAIL.to_bytes(2, "little")  # the last field of a zip: length of its comment
-    write(path, archive + MARK + hashlib.sha256(archive).hexdigest().encode())
+    write(path, archive + MARK + hashlib.sha256(archive).hexdigest().encode(), keep)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -10,22 +12,40 @@ from typing import Any
 
 from kdrun.errors import KdrunError
 
+PART = ".part"  # ending of what is being written
 
-def write(path: Path, content: bytes) -> None:
-    """Write a temporary file beside `path`, sync it, rename it, sync the folder. Raises `KdrunError`."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+
+def write(path: Path, content: bytes, keep: Path | None = None) -> None:
+    """Write a temporary file beside `path`, sync it, rename it, sync the folder. Raises `KdrunError`.
+
+    What `path` was before is renamed to `keep` where that is given.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         part.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-        raise KdrunError(f"cannot write {path} ({len(content)} bytes, {free} free): {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a left-over part harms nobody, and the error that brought us here counts
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise unwritable(path, len(content), error) from error
+        raise
+
+
+def unwritable(path: Path, size: int, error: OSError) -> KdrunError:
+    """Why a file or folder cannot be written, and what to do."""
+    there = next((folder for folder in (path, *path.absolute().parents) if folder.is_dir()), Path("/"))
+    free = shutil.disk_usage(there).free
+    advice = "free some space (`kdrun clean`), or set output_dir=" if error.errno == errno.ENOSPC else "set output_dir="
+    return KdrunError(
+        f"cannot write {path} ({size:,} bytes needed, {free:,} free): {error.strerror or error}; {advice}"
+    )
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -6,13 +6,11 @@ import json
 import logging
 import os
 import platform
-import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,11 +18,16 @@ from typing import Any
 import yaml
 
 from kdrun.errors import KdrunError, UsageError
-from kdrun.records.files import read_json, write, write_json
+from kdrun.records import lock
+from kdrun.records.environment import code_changes, environment
+from kdrun.records.files import PART, read_json, unwritable, write, write_json
 from kdrun.records.fingerprint import RESULT_VERSION
+from kdrun.records.log import Earlier, LogFile
+from kdrun.redact import redacted, redacted_words
 
 FORMAT = 1
-PACKAGES = ("kdrun", "torch", "torchvision", "hydra-core", "omegaconf", "numpy", "scikit-learn", "pillow")
+Line = dict[str, float | int | str]  # of metrics.jsonl
+PLACES = ("run_dir", "resume", "data_dir", "output_dir", "teacher.run", "device.threads")  # may change in a resumed run
 log = logging.getLogger("kdrun")
 
 
@@ -40,51 +43,87 @@ class About:
     device: Mapping[str, Any] = field(default_factory=dict)
     parents: Sequence[Mapping[str, Any]] = ()
     overrides: Sequence[str] = ()
+    places: Mapping[str, Any] = field(default_factory=dict)  # folders on this machine
 
 
 class Run:
     """A run being written. Used as a context: leaving it sets the status to completed, interrupted or failed."""
 
-    def __init__(self, path: Path, info: dict[str, Any]) -> None:
+    def __init__(self, path: Path, info: dict[str, Any], log_file: LogFile) -> None:
         self.path, self.info = path, info
-        self._history: list[str] = []
+        self.history: list[Line] = []  # the lines of metrics.jsonl
         self._begin = time.monotonic()
-        self._log = logging.FileHandler(path / "log.txt")
-        self._log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._log = log_file
 
     @classmethod
-    def create(cls, about: About) -> Run:
-        """Make the directory, exclusively, and write what is known at the start. Raises `UsageError`."""
-        path = _make_directory(about)
-        (path / "checkpoints").mkdir(exist_ok=True)
+    def begin(cls, about: About, unfinished: Path | None = None) -> Run:
+        """A new directory, made exclusively; or `unfinished`, a run that stopped, to go on with.
+
+        Raises `KdrunError` when another process is at work in it, and `UsageError` when it is another experiment.
+        """
+        path = _make_directory(about) if unfinished is None else unfinished
+        try:
+            log_file = LogFile(path / "log.txt")
+        except OSError as error:
+            raise unwritable(path / "log.txt", 0, error) from error
+        try:
+            if not log_file.held:
+                raise KdrunError(f"run {path} is being written by {_holder(path)}; wait for it, or stop it first")
+            before = None if unfinished is None or not (path / "run.json").exists() else read_info(path)
+            if before is not None:
+                _refuse_other(path, before, about)
+            return cls._open(path, about, before, log_file)
+        except BaseException:
+            log_file.close()
+            raise
+
+    @classmethod
+    def _open(cls, path: Path, about: About, before: Mapping[str, Any] | None, log_file: LogFile) -> Run:
+        """Write what is known at the start, and tidy up after an attempt that was cut off."""
+        for folder in (path, path / "checkpoints"):
+            for part in folder.glob(f".*{PART}"):
+                part.unlink()
+        try:
+            (path / "checkpoints").mkdir(exist_ok=True)
+        except OSError as error:
+            raise unwritable(path / "checkpoints", 0, error) from error
         info = {
             "format": FORMAT,
             "stage": about.stage,
             "status": "running",
             "fingerprint": about.fingerprint,
             "result_version": RESULT_VERSION,
-            "attempts": 1,
-            "started": _now(),
+            "attempts": 1 if before is None else before["attempts"] + 1,
+            "process": {"id": os.getpid(), "host": platform.node()},
+            "started": _now() if before is None else before["started"],
             "command": _command(),
             "seeds": _seeds(about.config),
             "data": dict(about.data),
             "device": dict(about.device),
             "parents": [dict(parent) for parent in about.parents],
-            "places": {key: about.config.get(key) for key in ("data_dir", "output_dir")},
-            "git": _git(),
-            "versions": _versions(),
-            "platform": {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count()},
+            "places": dict(about.places),
+            **environment(),
         }
-        write(path / "config.yaml", yaml.safe_dump(dict(about.config), sort_keys=False).encode())
-        write(path / "overrides.yaml", yaml.safe_dump(list(about.overrides)).encode())
-        run = cls(path, info)
+        if before is not None:
+            info["duration_seconds"] = before.get("duration_seconds", 0.0)
+        run = cls(path, info, log_file)
+        if before is None:
+            changes = code_changes()
+            if changes is not None:
+                write(path / "code.diff", redacted(changes).encode())
+            write(path / "config.yaml", redacted(yaml.safe_dump(dict(about.config), sort_keys=False)).encode())
+            write(path / "overrides.yaml", yaml.safe_dump(redacted_words(about.overrides)).encode())
         run._write_info()
         return run
 
-    def metrics(self, **numbers: float | int | str) -> None:
-        """One line of `metrics.jsonl`."""
-        self._history.append(json.dumps(numbers))
-        write(self.path / "metrics.jsonl", ("\n".join(self._history) + "\n").encode())
+    def metrics(self, *lines: Line) -> None:
+        """Further lines of `metrics.jsonl`."""
+        self.recall([*self.history, *lines])
+
+    def recall(self, history: Sequence[Line]) -> None:
+        """Make these the lines of `metrics.jsonl`: those that a state knows of, when a training goes on from it."""
+        self.history = list(history)
+        write(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history).encode())
 
     def summary(self, numbers: Mapping[str, float | None]) -> None:
         write_json(self.path / "summary.json", dict(numbers))
@@ -102,24 +141,37 @@ class Run:
         return self.path / "checkpoints" / f"{name}.pt"
 
     def __enter__(self) -> Run:
+        for record in _said_before():
+            self._log.emit(record)
         log.addHandler(self._log)
-        log.info("%s in %s", self.info["stage"], self.path)
+        again = "" if self.info["attempts"] == 1 else f", attempt {self.info['attempts']}"
+        log.info("%s in %s%s", self.info["stage"], self.path, again)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        status = "completed"
-        if kind is not None:
-            status = "interrupted" if issubclass(kind, KeyboardInterrupt | SystemExit) else "failed"
-            self.info["reason"] = f"{kind.__name__}: {error}"
-            log.error("%s: %s", status, self.info["reason"]) if status == "failed" else log.info("%s", status)
-        self.info |= {"status": status, "finished": _now(), "duration_seconds": time.monotonic() - self._begin}
         try:
-            self._write_info()
+            self._conclude(kind, error)
+        except KdrunError:  # a full disk: whoever reads the run sees that nobody is at work in it
+            if kind is None:
+                raise
         finally:
             log.removeHandler(self._log)
             self._log.close()
+
+    def _conclude(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+        status = "completed"
+        if kind is not None:
+            status = "interrupted" if issubclass(kind, KeyboardInterrupt | SystemExit) else "failed"
+            self.info["reason"] = redacted(f"{kind.__name__}: {error}")
+        seconds = self.info.get("duration_seconds", 0.0) + time.monotonic() - self._begin
+        self.info |= {"status": status, "finished": _now(), "duration_seconds": seconds}
+        self._write_info()
+        if status == "failed":
+            log.error("failed: %s", self.info["reason"])
+        elif status == "interrupted":
+            log.info("interrupted; `kdrun resume %s` goes on", self.path)
 
     def _write_info(self) -> None:
         write_json(self.path / "run.json", self.info)
@@ -127,8 +179,11 @@ class Run:
 
 def append_log(run: Path, text: str) -> None:
     """A finished run's table, for those who read its log later."""
-    with (run / "log.txt").open("a") as file:
-        file.write(f"\n{text}\n")
+    try:
+        with (run / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"\n{text}\n")
+    except OSError as error:
+        raise unwritable(run / "log.txt", len(text), error) from error
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -150,7 +205,16 @@ def read_info(run: Path) -> dict[str, Any]:
     info = read_json(run / "run.json")
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise UsageError(f"{run / 'run.json'} has another format than this kdrun reads ({FORMAT})")
+    if not {"status", "fingerprint"} <= info.keys():
+        raise UsageError(f"{run / 'run.json'} is not whole: it has no status or no fingerprint")
     return info
+
+
+def status(run: Path, info: Mapping[str, Any]) -> str:
+    """The status of a run. One that says it is running while nobody is at work in it was cut off: interrupted."""
+    if info["status"] == "running" and not lock.is_taken(run / "log.txt"):
+        return "interrupted"
+    return str(info["status"])
 
 
 def completed(run: Path) -> dict[str, Any]:
@@ -158,34 +222,110 @@ def completed(run: Path) -> dict[str, Any]:
     info = read_info(run)
     if info["status"] != "completed":
         raise UsageError(
-            f"run {run} is {info['status']}, not completed: {info.get('reason', 'it may still be running')}"
+            f"run {run} is {status(run, info)}, not completed ({info.get('reason', 'no reason recorded')}); "
+            f"`kdrun resume {run}` goes on with it"
         )
     return info
 
 
 def find_completed(output_dir: Path, fingerprint: str) -> Path | None:
     """The newest completed run with this fingerprint, or None."""
-    for path in sorted(output_dir.glob(f"*/*_{fingerprint[:8]}*"), reverse=True):
-        if (path / "run.json").is_file():
-            info = read_json(path / "run.json")
-            if info.get("fingerprint") == fingerprint and info.get("status") == "completed":
-                return path
+    found = (path for path, info in _with_fingerprint(output_dir, fingerprint) if info["status"] == "completed")
+    return next(found, None)
+
+
+def find_unfinished(output_dir: Path, fingerprint: str) -> Path | None:
+    """The newest run with this fingerprint that stopped and has something to go on from, or None."""
+    for path, info in _with_fingerprint(output_dir, fingerprint):
+        if status(path, info) in ("interrupted", "failed") and any((path / "checkpoints").glob("*.pt")):
+            return path
     return None
 
 
-def refuse_used(config: Mapping[str, Any]) -> None:
-    """Raise `UsageError` when `run_dir` names something that is already there: asked before anything is trained."""
+def _with_fingerprint(output_dir: Path, fingerprint: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(output_dir.glob(f"*/*_{fingerprint[:8]}*"), reverse=True):
+        if (path / "run.json").is_file():
+            info = read_json(path / "run.json")
+            if info.get("fingerprint") == fingerprint and info.get("format") == FORMAT:
+                yield path, info
+
+
+def unfinished_run(config: Mapping[str, Any]) -> Path | None:
+    """What `run_dir` and `resume` ask for: a run to go on with, or None for a new one.
+
+    Raises `UsageError` when `run_dir` is in use and may not be gone on with: asked before anything is trained.
+    """
     path = None if config.get("run_dir") is None else Path(config["run_dir"])
-    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(f"run_dir={path} exists and is not empty; nothing is overwritten: choose another name")
+    if path is None or not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return None
+    if config.get("resume") != "auto":
+        raise UsageError(
+            f"run_dir={path} exists and is not empty; nothing is overwritten: choose another name, "
+            "or go on with it by resume=auto"
+        )
+    begun = path.is_dir() and (path / "log.txt").is_file()  # the first thing that a run writes
+    if not begun:
+        raise UsageError(f"run_dir={path} is not a run directory; nothing is overwritten: choose another name")
+    return path
+
+
+def is_completed(path: Path | None) -> bool:
+    """Is there a run at this place that has ended well?"""
+    return path is not None and (path / "run.json").is_file() and read_info(path)["status"] == "completed"
+
+
+def _refuse_other(path: Path, before: Mapping[str, Any], about: About) -> None:
+    """Raise `UsageError` unless `about` is the experiment that the run was."""
+    if before["status"] == "completed":
+        raise UsageError(f"run {path} is completed; there is nothing to go on with")
+    refuse_changed(path, about.config)
+    if before["fingerprint"] != about.fingerprint:
+        raise UsageError(
+            f"run {path} cannot be gone on with: its data, teacher or initial weights have changed, or kdrun's code "
+            "gives other numbers now; begin a new run"
+        )
+
+
+def refuse_changed(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise `UsageError` unless a run's saved config is this one, apart from places."""
+    changed = list(_changed(read_config(path), config, ""))
+    if changed:
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise UsageError(
+            f"run {path} is another experiment, and cannot be gone on with; changed: {', '.join(changed[:5])}{more}; "
+            "use its own config (`kdrun resume`), or a new run_dir"
+        )
+
+
+def _changed(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key in {**saved, **now}:
+        before, after = saved.get(key), now.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _changed(before, after, f"{prefix}{key}.")
+        elif before != after and f"{prefix}{key}" not in PLACES:
+            yield f"{prefix}{key} ({before} is now {after})"
+
+
+def _holder(path: Path) -> str:
+    """Who is at work in a run, in words."""
+    info = read_json(path / "run.json") if (path / "run.json").is_file() else {}
+    process = info.get("process", {})
+    return f"process {process.get('id', '(starting)')} on {process.get('host', 'this machine')}"
+
+
+def _said_before() -> list[logging.LogRecord]:
+    return [record for handler in log.handlers if isinstance(handler, Earlier) for record in handler.records]
 
 
 def _make_directory(about: About) -> Path:
     config = about.config
     if config.get("run_dir") is not None:
-        refuse_used(config)
+        unfinished_run(config)
         path = Path(config["run_dir"])
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(path, 0, error) from error
         return path
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     name = f"{now}_{about.what}_{about.fingerprint[:8]}"
@@ -197,9 +337,7 @@ def _make_directory(about: About) -> Path:
         except FileExistsError:
             continue  # made by another run in the same second
         except OSError as error:
-            raise KdrunError(
-                f"cannot make run directory {path}: {error.strerror}; set output_dir= or run_dir="
-            ) from error
+            raise unwritable(path, 0, error) from error
         return path
     raise KdrunError(f"a thousand runs named {name} exist in {folder}")
 
@@ -211,36 +349,8 @@ def _seeds(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _command() -> list[str]:
-    return ["kdrun", *sys.argv[1:]]
+    return ["kdrun", *redacted_words(sys.argv[1:])]
 
 
 def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _git() -> dict[str, Any] | None:
-    """The commit of kdrun's own checkout and whether it has changes; None when installed without one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-
-    def git(*words: str) -> str:
-        answer = subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=False
-        )
-        return answer.stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD") or None, "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.TimeoutExpired):
-        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdrun.errors import UsageError, suggestion
+from kdrun.errors import UsageError, brief, suggestion
 
 KINDS = {"models": "model", "datasets": "dataset", "losses": "loss", "augments": "augment", "experiments": "experiment"}
 
@@ -18,7 +18,7 @@ def listing(kind: str | None, folders: Sequence[Path], output_dir: Path) -> str:
     if kind == "runs":
         return "\n".join(_runs(output_dir)) or f"no runs in {output_dir}; `kdrun distill` makes one"
     if kind not in KINDS:
-        raise UsageError(f"kdrun list {kind}: there is no such list; {suggestion(kind, [*KINDS, 'runs'])}")
+        raise UsageError(f"kdrun list {brief(kind)}: there is no such list; {suggestion(kind, [*KINDS, 'runs'])}")
     options = _options(KINDS[kind], folders)
     width = max((len(name) for name in options), default=0)
     return "\n".join(f"{name:<{width}}  {about}" for name, about in sorted(options.items()))
@@ -44,6 +44,8 @@ def _comment(file: Path) -> str:
 def _runs(output_dir: Path) -> list[str]:
     import json
 
+    from kdrun.records.run import status
+
     lines = []
     for file in sorted(output_dir.glob("*/*/run.json"), key=lambda path: path.parent.name):
         try:
@@ -54,7 +56,7 @@ def _runs(output_dir: Path) -> list[str]:
             shown = (
                 "" if accuracy is None else f"test accuracy {100 * accuracy:.2f} % (n = {summary['test/samples']:,})"
             )
-            lines.append(f"{info['status']:<11} {file.parent}  {shown}".rstrip())
+            lines.append(f"{status(file.parent, info):<11} {file.parent}  {shown}".rstrip())
         except (OSError, ValueError, KeyError) as error:
             lines.append(f"unreadable  {file.parent}  {type(error).__name__}")
     return lines

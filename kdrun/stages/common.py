@@ -1,4 +1,4 @@
-"""What the stages share: where to compute, training with a choice of epoch, and the numbers of a trained model."""
+"""What the stages share: where to compute, and the numbers of a trained model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from kdrun.canonical import Plain
 from kdrun.cost import cost
 from kdrun.datasets.split import Data, Split, stratified
 from kdrun.device import make_deterministic, pick_device, pick_precision
-from kdrun.engine import Answer, Recipe, Training, evaluate, fit, results
+from kdrun.engine import Answer, evaluate, results
 from kdrun.models.building import Model
-from kdrun.progress import training_bar
 from kdrun.records.run import Run
-from kdrun.tasks.classification import CHOOSING
+from kdrun.records.state import StateFiles
 
 log = logging.getLogger("kdrun")
 TRAIN_SAMPLES = 10_000  # training images, at most, on which train accuracy is taken
@@ -50,39 +49,6 @@ def setting(config: Plain, device: str, net: torch.nn.Module) -> Setting:
     return Setting(device, pick_precision(config["device"]["precision"], device, net))
 
 
-def optimise(run: Run, config: Plain, training: Training, teacher: Answer | None, data: Data) -> dict[str, Tensor]:
-    """Train to the end, or until early stopping, and return the weights of the chosen epoch.
-
-    Chosen is the epoch best on the validation split (the first of equals), or the last one; the test split plays no
-    part. Every epoch leaves its lines in the run's metrics.
-    """
-    where: tuple[str, str] = (run.info["device"]["kind"], run.info["device"]["precision"])
-    recipe: Recipe = assembly.recipe(config, *where)
-    loader = assembly.train_loader(config, data)
-    patience, by_validation = config["early_stopping"]["patience"], config["select"] == "best"
-    best_score, best_epoch, weights = float("-inf"), 0, {}
-    with training_bar(run.info["stage"], recipe.epochs, training.epoch, config["batch_size"]) as bar:
-        for report in fit(training, teacher, loader, recipe):
-            bar.update(report)
-            if not report.finished:
-                continue
-            validation = {}
-            if data.validation is not None:
-                validation = results(totals_on(data.validation, config, training.student, where), assembly.metrics())
-                run.metrics(epoch=report.epoch + 1, split="val", **validation)
-            run.metrics(epoch=report.epoch + 1, split="train", lr=report.lr, **report.metrics)
-            bar.epoch(report, validation)
-            score = validation.get(CHOOSING, 0.0)
-            if score > best_score:
-                best_score, best_epoch = score, report.epoch
-            if not by_validation or best_epoch == report.epoch:
-                weights = _copy(training)
-                run.note(chosen_epoch=report.epoch + 1)
-            if patience is not None and report.epoch - best_epoch >= patience:
-                break
-    return weights
-
-
 def tell_enlarged(run: Run, model: Model, data: Data) -> None:
     """Say and record that the network is fed larger images than the data has."""
     own, fed = data.shape[1], model.spec["size"]
@@ -90,13 +56,6 @@ def tell_enlarged(run: Run, model: Model, data: Data) -> None:
         said = f"images of {own}x{own} pixels are enlarged to {fed}x{fed} on the model's side"
         log.info(said)
         run.note(enlarged=said)
-
-
-def _copy(training: Training) -> dict[str, Tensor]:
-    """The weights of what is deployed: the network, without preparation, adapters or teacher."""
-    prefix = "model.net."  # Tapped(Prepared(net))
-    state = training.student.state_dict()
-    return {key.removeprefix(prefix): t.detach().cpu().clone() for key, t in state.items() if key.startswith(prefix)}
 
 
 def totals_on(
@@ -140,6 +99,16 @@ def price(model: Model, device: str, role: str) -> dict[str, float]:
     spec = model.spec
     image = torch.zeros(1, spec["channels"], spec["size"], spec["size"], device=device)
     return {f"{role}/{key}": value for key, value in cost(model.net.to(device).float(), image).items()}
+
+
+def state_files(run: Run, config: Plain) -> StateFiles:
+    return StateFiles(run.path / "checkpoints", config["checkpoint"]["every"])
+
+
+def conclude(states: StateFiles, config: Plain) -> None:
+    """The run has what it is for: free what was needed to go on with it."""
+    if config["checkpoint"]["keep"] == "model":
+        states.drop()
 
 
 def fill(model: Model, weights: Mapping[str, Tensor]) -> None:

@@ -16,8 +16,9 @@ from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.records.fingerprint import fingerprint
 from kdrun.records.models import load_model, save_model
-from kdrun.records.run import About, Run, completed, refuse_used
-from kdrun.stages.common import fill, optimise, price, quality, setting, tell_enlarged, use_device
+from kdrun.records.run import About, Run, completed, unfinished_run
+from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
+from kdrun.stages.optimise import optimise
 from kdrun.stages.train import ensure, name
 from kdrun.teachers.live import LiveTeacher
 from kdrun.teachers.stored import StoredTeacher
@@ -25,21 +26,21 @@ from kdrun.teachers.stored import StoredTeacher
 log = logging.getLogger("kdrun")
 
 
-def distill(config: Plain, overrides: list[str] | None = None) -> Path:
-    """Distill the config's teacher into its student and return the run directory.
+def distill(config: Plain, data: Data | None = None, overrides: list[str] | None = None, rebuild: bool = False) -> Path:
+    """Distill the config's teacher into its student, or go on with it, and return the run directory.
 
-    The teacher and the baseline are runs of their own, found by fingerprint or made first. Raises `UsageError` before
-    the student's run directory is made when anything does not fit.
+    The teacher and the baseline are runs of their own, found by fingerprint or made first (`rebuild`: made again).
+    Raises `UsageError` before the student's run directory is made when anything does not fit.
     """
-    refuse_used(config)
+    unfinished = unfinished_run(config)
     device = use_device(config)
-    data = assembly.read_data(config)
+    data = assembly.read_data(config) if data is None else data
     student = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
     origin = load_origin(student, config["model"], data.classes)
     here = setting(config, device, student.net)
     assembly.train_loader(config, data)
-    teacher = _teacher(config, data, device)
-    alone = ensure(baseline_training(config), data, device, "baseline") if config["baseline"] else None
+    teacher = _teacher(config, data, device, rebuild)
+    alone = ensure(baseline_training(config), data, device, "baseline", rebuild) if config["baseline"] else None
     live = LiveTeacher(teacher.model.tapped(), teacher.fingerprint, device, teacher.precision)
     resident = assembly.on_device(data, device)
     probe = assembly.probe_images(resident)
@@ -57,16 +58,19 @@ def distill(config: Plain, overrides: list[str] | None = None) -> Path:
         device=here.record(),
         parents=[teacher.parent] + ([] if alone is None else [_parent("alone", alone)]),
         overrides=overrides or [],
+        places=assembly.places(config),
     )
-    with Run.create(about) as run:
+    with Run.begin(about, unfinished) as run:
         for parent in about.parents:
             log.info("%s: %s", parent["role"], parent.get("run") or parent["checkpoint"])
         tell_enlarged(run, student, data)
         training = assembly.training(config, learner, device, here.precision)
-        weights = optimise(run, config, training, _answers(live, config, resident), resident)
+        states = state_files(run, config)
+        weights = optimise(run, states, config, training, _answers(live, config, resident), resident)
         save_model(run.checkpoint("model"), student, weights)
         fill(student, weights)
-        _conclude(run, config, resident, student, live, teacher.model, alone)
+        _compare(run, config, resident, student, live, teacher.model, alone)
+    conclude(states, config)
     return run.path
 
 
@@ -80,7 +84,7 @@ class Taught:
     parent: dict[str, Any]
 
 
-def _teacher(config: Plain, data: Data, device: str) -> Taught:
+def _teacher(config: Plain, data: Data, device: str, rebuild: bool) -> Taught:
     """From a run that is named, from a file whose classes are the data's, or from a training found or made."""
     node = config["teacher"]
     if node["run"] != "auto":
@@ -98,7 +102,7 @@ def _teacher(config: Plain, data: Data, device: str) -> Taught:
             }
             known = fingerprint({"weights": origin.fingerprint, "spec": model.spec})
             return Taught(model, known, _precision(config, device, model), parent)
-        path = ensure(own, data, device, "teacher")
+        path = ensure(own, data, device, "teacher", rebuild)
     model = load_model(path)
     same_classes(model.spec["classes"], data.classes, f"teacher {path}")
     return Taught(model, completed(path)["fingerprint"], _precision(config, device, model), _parent("teacher", path))
@@ -112,7 +116,7 @@ def _answers(live: LiveTeacher, config: Plain, data: Data) -> LiveTeacher | Stor
     return StoredTeacher.filled(live, assembly.plain_loader(config, data.train), len(data.train.targets))
 
 
-def _conclude(
+def _compare(
     run: Run, config: Plain, data: Data, student: Model, live: LiveTeacher, teacher: Model, alone: Path | None
 ) -> None:
     """The numbers of student, teacher and student alone, side by side, all measured now on the same data."""

@@ -14,7 +14,7 @@ from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.models import load_model, model_file
-from kdrun.records.run import About, Run, read_config, refuse_used
+from kdrun.records.run import About, Run, read_config, unfinished_run
 from kdrun.stages.common import confusion, price, setting, totals_on, use_device
 
 NOTHING = (
@@ -24,15 +24,15 @@ NOTHING = (
 log = logging.getLogger("kdrun")
 
 
-def evaluate_run(config: Plain, overrides: list[str] | None = None) -> Path:
+def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] | None = None) -> Path:
     """Measure a run's model, a model file, or a model with a checkpoint; return the new run directory.
 
     Raises `UsageError` when the model's classes are not those of the data.
     """
-    refuse_used(config)
+    unfinished = unfinished_run(config)
     device = use_device(config)
-    config = _with_dataset(config)
-    data = assembly.read_data(config)
+    config = with_dataset(config)
+    data = assembly.read_data(config) if data is None else data
     model, source = _model(config, data)
     same_classes(model.spec["classes"], data.classes, str(source))
     here = setting(config, device, model.net)
@@ -47,8 +47,9 @@ def evaluate_run(config: Plain, overrides: list[str] | None = None) -> Path:
         device=here.record(),
         parents=[{"role": "model", "run": config["run"], "checkpoint": str(source)}],
         overrides=overrides or [],
+        places=assembly.places(config),
     )
-    with Run.create(about) as run:
+    with Run.begin(about, unfinished) as run:
         adapted = _adaptation(model, data)
         if adapted is not None:
             log.info(adapted)
@@ -76,7 +77,7 @@ def _model(config: Plain, data: Data) -> tuple[Model, Path]:
     return model, Path(node["checkpoint"])
 
 
-def _with_dataset(config: Plain) -> Plain:
+def with_dataset(config: Plain) -> Plain:
     """The data set that was asked for, else the one the run was made with."""
     if "kind" in config["dataset"]:
         return config

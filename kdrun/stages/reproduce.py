@@ -1,50 +1,70 @@
-"""reproduce: a saved config again, in a new run directory, and the numbers compared."""
+"""reproduce: a saved config again, in a new run directory, and the two runs compared."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kdrun import assembly
 from kdrun.canonical import Plain
-from kdrun.errors import UsageError
-from kdrun.records.files import read_json
-from kdrun.records.run import completed, read_config
-from kdrun.stages.distill import distill
-from kdrun.stages.evaluate import evaluate_run
-from kdrun.stages.train import train
+from kdrun.errors import KdrunError
+from kdrun.records import checkpoints
+from kdrun.records.environment import code_fingerprint
+from kdrun.records.run import read_info, status
+from kdrun.stages.evaluate import with_dataset
+from kdrun.stages.resume import STAGES, saved_config
 
-log = logging.getLogger("kdrun")
-STAGES: dict[str, Callable[[Plain], Path]] = {"train": train, "distill": distill, "evaluate": evaluate_run}
-TIMES = ("_seconds", "_per_second")  # endings of what no two runs share
+CHANGES = ("data_dir", "device", "device.threads")  # where and with what, never what
 
 
-def reproduce(run: Path, changes: dict[str, Any]) -> tuple[Path, list[tuple[str, Any, Any]]]:
-    """The new run directory, and `(key, recorded, got)` for every number that differs.
+def reproduce(run: Path, changes: Plain, rebuild: bool = False) -> Path:
+    """Run the saved config again and return the new run directory.
 
-    `changes` may hold `data_dir` and `device.threads`, which say where and not what; threads default to the recorded
-    number. Raises `UsageError` when the run did not complete.
+    `changes` may hold `CHANGES`; threads default to the recorded number. Teacher and baseline are found by fingerprint
+    or made again; `rebuild` makes them again in any case. Raises `KdrunError` when the two could not be compared.
     """
-    info = completed(run)
-    config = _again(read_config(run), info, changes)
-    if config["stage"] not in STAGES:
-        raise UsageError(f"{run}: stage {config['stage']!r} cannot be reproduced; allowed: {', '.join(STAGES)}")
-    made = STAGES[config["stage"]](config)
-    return made, differences(read_json(run / "summary.json"), read_json(made / "summary.json"))
+    info = read_info(run)
+    comparable(run, info)
+    config = _again(saved_config(run, info), changes)
+    data = assembly.read_data(with_dataset(config) if config["stage"] == "evaluate" else config)
+    if data.fingerprint != info["data"]["fingerprint"]:
+        raise KdrunError(
+            f"cannot compare: the data is another than that of {run} (fingerprint {data.fingerprint[:8]}, recorded "
+            f"{info['data']['fingerprint'][:8]}); point data_dir= to the same files"
+        )
+    if config["stage"] == "distill":
+        return STAGES["distill"](config, data, rebuild=rebuild)
+    return STAGES[config["stage"]](config, data)
 
 
-def differences(recorded: Plain, got: Plain) -> list[tuple[str, Any, Any]]:
-    """Every number that is not the same to the last bit; times are left out."""
-    keys = [key for key in {**recorded, **got} if not key.endswith(TIMES)]
-    return [(key, recorded.get(key), got.get(key)) for key in keys if recorded.get(key) != got.get(key)]
+def comparable(run: Path, info: Plain) -> None:
+    """Raise `KdrunError` unless the run is whole and was made by the code that is about to run."""
+    found = status(run, info)
+    if found != "completed":
+        raise KdrunError(f"cannot compare: {run} is {found}, not completed; `kdrun resume {run}` goes on with it")
+    if info["code"] != code_fingerprint():
+        git = info.get("git") or {}
+        made_by = f"commit {git['commit'][:12]}" if git.get("commit") else f"kdrun {info['versions'].get('kdrun')}"
+        diff = f" with the changes in {run / 'code.diff'}" if (run / "code.diff").exists() else ""
+        raise KdrunError(
+            f"cannot compare: {run} was made by other code ({made_by}{diff}); run that code to reproduce it"
+        )
 
 
-def _again(config: Plain, info: dict[str, Any], changes: dict[str, Any]) -> Plain:
-    threads = changes.get("device.threads", info["device"]["threads"])
-    return {
-        **config,
-        "run_dir": None,
-        "data_dir": changes.get("data_dir", config["data_dir"]),
-        "device": {**config["device"], "threads": threads},
-    }
+def weights_differ(run: Path, made: Path) -> float | None:
+    """The largest difference between the weights of two runs' models; None where a run has no model of its own."""
+    files = [folder / "checkpoints" / "model.pt" for folder in (run, made)]
+    if not all(file.is_file() for file in files):
+        return None
+    before, after = (checkpoints.load(file)["state_dict"] for file in files)
+    if before.keys() != after.keys() or any(before[key].shape != after[key].shape for key in before):
+        return float("inf")
+    return max(((before[key].double() - after[key].double()).abs().max().item() for key in before), default=0.0)
+
+
+def _again(config: Plain, changes: dict[str, Any]) -> Plain:
+    device = dict(config["device"])
+    device["name"] = changes.get("device", device["name"])
+    device["threads"] = changes.get("device.threads", device["threads"])
+    data_dir = changes.get("data_dir", config["data_dir"])
+    return {**config, "run_dir": None, "resume": "never", "data_dir": data_dir, "device": device}

@@ -11,19 +11,21 @@ from kdrun.datasets.split import Data
 from kdrun.models.building import build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
+from kdrun.records.lock import one_at_a_time
 from kdrun.records.models import save_model
-from kdrun.records.run import About, Run, find_completed, refuse_used
-from kdrun.stages.common import fill, optimise, price, quality, setting, tell_enlarged, use_device
+from kdrun.records.run import About, Run, find_completed, find_unfinished, unfinished_run
+from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
+from kdrun.stages.optimise import optimise
 
 log = logging.getLogger("kdrun")
 
 
 def train(config: Plain, data: Data | None = None, overrides: list[str] | None = None) -> Path:
-    """Train the config's model and return the run directory.
+    """Train the config's model, or go on with it, and return the run directory.
 
     Raises `UsageError` before anything is written when model, weights and data do not fit each other.
     """
-    refuse_used(config)
+    unfinished = unfinished_run(config)
     device = use_device(config)
     data = assembly.read_data(config) if data is None else data
     model = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
@@ -40,16 +42,19 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
         data=assembly.data_record(config, data),
         device=here.record(),
         overrides=overrides or [],
+        places=assembly.places(config),
     )
-    with Run.create(about) as run:
+    with Run.begin(about, unfinished) as run:
         tell_enlarged(run, model, data)
         training = assembly.training(config, learner, device, here.precision)
-        weights = optimise(run, config, training, None, resident)
+        states = state_files(run, config)
+        weights = optimise(run, states, config, training, None, resident)
         save_model(run.checkpoint("model"), model, weights)
         fill(model, weights)
         found = quality(model, config, resident, (device, here.precision))
         run.summary({**found.numbers, **price(model, device, "model")})
         run.document("confusion", {"model": found.confusion})
+    conclude(states, config)
     return run.path
 
 
@@ -65,15 +70,24 @@ def train_fingerprint(config: Plain, data: Data, device: str) -> str:
     return fingerprint(identity(config, data.fingerprint, precision, parents))
 
 
-def ensure(config: Plain, data: Data, device: str, role: str) -> Path:
-    """The newest completed run with this config's fingerprint; made now, and said so, if there is none."""
-    wanted = train_fingerprint(config, data, device)
-    found = find_completed(Path(config["output_dir"]), wanted)
-    if found is not None:
-        log.info("%s: using %s", role, found)
-        return found
-    log.info("%s: no completed run has fingerprint %s; training it first", role, wanted[:8])
-    return train(config, data)
+def ensure(config: Plain, data: Data, device: str, role: str, rebuild: bool = False) -> Path:
+    """The newest completed run with this config's fingerprint; made now, and said so, if there is none.
+
+    A run that was cut off is gone on with. Of several processes that need it, one makes it and the others wait.
+    `rebuild` makes it whatever there is.
+    """
+    wanted, outputs = train_fingerprint(config, data, device), Path(config["output_dir"])
+    with one_at_a_time(outputs, wanted, f"{role}: another process is training it (fingerprint {wanted[:8]}); waiting"):
+        found = None if rebuild else find_completed(outputs, wanted)
+        if found is not None:
+            log.info("%s: using %s", role, found)
+            return found
+        unfinished = None if rebuild else find_unfinished(outputs, wanted)
+        if unfinished is not None:
+            log.info("%s: going on with %s, which was cut off", role, unfinished)
+            return train({**config, "run_dir": str(unfinished), "resume": "auto"}, data)
+        log.info("%s: no completed run has fingerprint %s; training it first", role, wanted[:8])
+        return train(config, data)
 
 
 def what(config: Plain) -> str:

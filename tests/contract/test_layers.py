@@ -13,13 +13,13 @@ ROWS = [
     {"cli", "__main__"},
     {"config", "reports"},
     {"stages"},
-    {"assembly", "canonical"},
+    {"assembly"},
     {"teachers", "loggers", "origins", "deployed", "progress", "cost"},
-    {"records"},
+    {"records", "canonical", "saved"},
     {"engine", "datasets"},
     {"learner"},
     {"losses", "tasks", "models", "metrics", "taps", "device", "schedule", "gain"},
-    {"types", "errors", "lookup", "__init__"},
+    {"types", "errors", "lookup", "redact", "stopping", "__init__"},
 ]
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}
 PURE = {"losses", "models", "taps", "metrics", "types", "learner", "schedule", "gain"}
@@ -60,17 +60,3 @@ def test_an_arrow_that_points_back_is_noticed(tmp_path: Path) -> None:
     wrong = tmp_path / "kd.py"
     wrong.write_text("from kdrun.engine import fit\n")
     assert backward(wrong, ROW["losses"]) == ["engine"]
-
-
-def test_nothing_unsafe_is_called() -> None:
-    forbidden = {"eval", "exec", "instantiate", "get_method", "get_class"}
-    for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call):
-                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                method = isinstance(node.func, ast.Attribute) and name == "eval"  # a module put into eval mode
-                assert method or name not in forbidden, f"{file}:{node.lineno}"
-                for keyword in node.keywords:
-                    pair = (keyword.arg, getattr(keyword.value, "value", None))
-                    unsafe = {("weights_only", False), ("allow_pickle", True), ("shell", True)}
-                    assert pair not in unsafe, f"{file}:{node.lineno}"

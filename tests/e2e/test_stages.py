@@ -59,7 +59,8 @@ def test_from_nothing_to_a_distilled_student_and_on(kdrun: Command) -> None:
     other.write_text(json.dumps({**summary, "test/accuracy": 0.5}))
     different = kdrun("reproduce", str(first.run))
     assert different.code == 1
-    assert "test/accuracy: recorded 0.5, got" in different.out
+    assert "DIFFERENT: 1 numbers" in different.out
+    assert "test/accuracy             0.5" in different.out
     other.write_text(json.dumps(summary))
 
     measured = kdrun("evaluate", str(first.run))

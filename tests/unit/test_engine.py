@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kdrun.engine import Recipe, Training, evaluate, fit, results
+from kdrun.engine import Recipe, Report, Training, evaluate, fit, results
 from kdrun.errors import KdrunError
 from kdrun.learner import Learner
 from kdrun.losses.cross_entropy import CrossEntropy
@@ -30,9 +31,9 @@ class Loader:
     def __len__(self) -> int:
         return 48 // self.size
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         order = torch.randperm(48, generator=torch.Generator().manual_seed(number))
-        for rows in order.split(self.size):
+        for rows in order.split(self.size)[start:]:
             yield Batch(IMAGES[rows], LABELS[rows], rows)
 
 
@@ -126,6 +127,32 @@ def test_going_on_from_a_saved_state_gives_the_same_bits_dropout_and_average_inc
     list(fit(second, teacher, Loader(8), recipe(4)))  # type: ignore[arg-type]
     assert torch.equal(weights(second.learner), weights(whole.learner))
     assert torch.equal(weights(second.student), weights(whole.student))
+
+
+@pytest.mark.parametrize("asked_after", [1, 2, 5, 6, 7, 14])
+def test_stopping_in_mid_epoch_leaves_a_state_from_which_the_same_bits_follow(asked_after: int) -> None:
+    """6 batches an epoch, 4 batches an update, hence updates after 4 and 6: half an update is never left."""
+
+    def run(asked: int | None = None, state: dict[str, Any] | None = None) -> tuple[Training, list[Report]]:
+        trained = training(network(0.3), ema=0.9)
+        torch.randn(7 if state else 3)
+        if state is not None:
+            trained.load_state_dict(state)
+        seen: list[int] = []
+        trained.optimizer.register_step_post_hook(lambda *_: seen.append(1))
+        stop = lambda: asked is not None and 4 * len(seen) >= asked  # noqa: E731
+        reports = fit(trained, teacher, Loader(8), recipe(3, accumulate=4), stop)  # type: ignore[arg-type]
+        return trained, list(reports)
+
+    whole, all_reports = run()
+    cut, reports = run(asked_after)
+    assert reports[-1].stopped
+    assert cut.step == 4, "and not after 1, 2 or 5"
+    again, later = run(state=cut.state_dict())
+    assert torch.equal(weights(again.learner), weights(whole.learner))
+    assert torch.equal(weights(again.student), weights(whole.student))
+    told = [report for report in reports + later if report.finished]
+    assert told == [report for report in all_reports if report.finished], "the means of the cut epoch are the same too"
 
 
 def test_a_loss_that_is_not_finite_is_named_with_epoch_step_and_rate() -> None:

@@ -21,7 +21,7 @@ GOLDEN = {
     "crop": [270, 1926, 2150, 3075],
     "rotate": [572, 1703, 3160, 4340],
     "kd": 1.4376555681228638,
-    "fingerprint": "34637946a751caf3a4d9b6e659ebb23f2bfd0ee0452f3d74f6edbbe689899613",
+    "fingerprint": "6fd79d5e0d9eef001728a3a56496997159266f35752bbeb9925fe0e4a716998c",
 }
 
 

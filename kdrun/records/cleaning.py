@@ -1,0 +1,29 @@
+"""What can be freed: states to go on from that nobody needs any more, and what cut-off writes left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from kdrun.errors import UsageError
+from kdrun.records.files import PART
+from kdrun.records.run import read_info, status
+
+STATES = ("last.pt", "previous.pt")
+
+
+def freeable(folder: Path, unfinished: bool = False) -> Iterator[Path]:
+    """Files below a folder of runs, or in one run, that can go. A run somebody is at work in is left alone.
+
+    From completed runs: the training state. `unfinished`: also from those that stopped, which can then not go on.
+    Raises `UsageError` when there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder")
+    for run in sorted(file.parent for file in folder.rglob("run.json")):
+        found = status(run, read_info(run))
+        if found == "running":
+            continue
+        yield from sorted(part for part in run.rglob(f".*{PART}") if part.is_file())
+        if found == "completed" or unfinished:
+            yield from (file for name in STATES if (file := run / "checkpoints" / name).is_file())

@@ -1,0 +1,128 @@
+"""A training as a stage sees it: validation after each epoch, the choice of an epoch, saving, stopping, going on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from typing import Any
+
+from torch import Tensor
+
+from kdrun import assembly, stopping
+from kdrun.canonical import Plain
+from kdrun.datasets.split import Data
+from kdrun.engine import Answer, Recipe, Report, Training, fit, results
+from kdrun.progress import Bar, training_bar
+from kdrun.records.run import Line, Run
+from kdrun.records.state import StateFiles
+from kdrun.stages.common import totals_on
+from kdrun.tasks.classification import CHOOSING
+
+CHOICE = ("measured", "score", "best", "chosen", "weights")
+
+
+def optimise(
+    run: Run, states: StateFiles, config: Plain, training: Training, teacher: Answer | None, data: Data
+) -> dict[str, Tensor]:
+    """Train to the end, or until early stopping, and return the weights of the chosen epoch.
+
+    Chosen is the epoch best on the validation split (the first of equals), or the last one; the test split plays no
+    part. Every epoch leaves its lines in the run's metrics. A run that was cut off goes on from its newest state, to
+    the same numbers. Raises `Stopped` when somebody asks, with the state saved.
+    """
+    recipe = assembly.recipe(config, run.info["device"]["kind"], run.info["device"]["precision"])
+    loader = assembly.train_loader(config, data)
+    course = Course(run, states, config, training, data, recipe)
+    unmeasured = course.restore()
+    shown = training_bar(run.info["stage"], recipe.epochs, training.epoch, config["batch_size"])
+    with shown as bar, stopping.deferred():
+        reports = () if course.exhausted else fit(training, teacher, loader, recipe, stopping.requested)
+        for report in chain(unmeasured, reports):
+            bar.update(report)
+            if report.finished:
+                course.measure(report, bar)
+            stop = report.stopped or (report.finished and stopping.requested())
+            if stop or (report.finished and states.due(report.epoch + 1)):
+                course.save()
+            if stop:
+                stopping.check()
+            if course.exhausted:
+                break
+    run.note(chosen_epoch=course.chosen + 1)
+    return course.weights
+
+
+@dataclass
+class Course:
+    """What is known so far of a training: its run, and the epoch that is chosen if it ended now."""
+
+    run: Run
+    states: StateFiles
+    config: Plain
+    training: Training
+    data: Data
+    recipe: Recipe
+    measured: int = 0  # epochs
+    score: float = float("-inf")
+    best: int = 0  # the epoch with the best score, counted from 0
+    chosen: int = 0  # the epoch that `weights` are of
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def exhausted(self) -> bool:
+        """Has validation not become better for as long as the config has patience?"""
+        patience = self.config["early_stopping"]["patience"]
+        return patience is not None and self.measured - 1 - self.best >= patience
+
+    def measure(self, report: Report, bar: Bar) -> None:
+        """Validate after an epoch, leave its lines in the metrics, and choose."""
+        validation: dict[str, float] = {}
+        if self.data.validation is not None:
+            where = (self.recipe.device, self.recipe.precision)
+            try:
+                with stopping.at_once():
+                    totals = totals_on(self.data.validation, self.config, self.training.student, where)
+            except stopping.Stopped:
+                self.save(unmeasured=report)
+                raise
+            validation = results(totals, assembly.metrics())
+        validated: Line = {"epoch": report.epoch + 1, "split": "val", **validation}
+        trained: Line = {"epoch": report.epoch + 1, "split": "train", "lr": report.lr, **report.metrics}
+        self.run.metrics(*([validated, trained] if validation else [trained]))
+        bar.epoch(report, validation)
+        score = validation.get(CHOOSING, 0.0)
+        self.measured, better = report.epoch + 1, score > self.score
+        if better:
+            self.score, self.best = score, report.epoch
+        if better or self.config["select"] == "last":
+            self.chosen, self.weights = report.epoch, _deployed(self.training)
+
+    def save(self, unmeasured: Report | None = None) -> None:
+        """Everything that is needed to go on; `unmeasured` is an epoch that is trained and not yet validated."""
+        self.states.save(
+            {
+                "training": self.training.state_dict(),
+                "choice": {key: getattr(self, key) for key in CHOICE},
+                "history": self.run.history,
+                "unmeasured": None if unmeasured is None else asdict(unmeasured),
+            }
+        )
+
+    def restore(self) -> list[Report]:
+        """Go back to the newest state, if there is one. Returns its epoch that is still to be validated, if any."""
+        state: Mapping[str, Any] | None = self.states.load()
+        if state is None:
+            return []
+        self.training.load_state_dict(state["training"])
+        for key in CHOICE:
+            setattr(self, key, state["choice"][key])
+        self.run.recall(state["history"])
+        return [] if state["unmeasured"] is None else [Report(**state["unmeasured"])]
+
+
+def _deployed(training: Training) -> dict[str, Tensor]:
+    """The weights of what is deployed: the network, without preparation, adapters or teacher."""
+    prefix = "model.net."  # Tapped(Prepared(net))
+    state = training.student.state_dict()
+    return {key.removeprefix(prefix): t.detach().cpu().clone() for key, t in state.items() if key.startswith(prefix)}

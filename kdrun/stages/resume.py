@@ -1,0 +1,39 @@
+"""resume: a run that was cut off, gone on with in its own directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdrun.canonical import Plain
+from kdrun.records.run import is_completed, read_config, read_info
+from kdrun.saved import checked_run_config
+from kdrun.stages.distill import distill
+from kdrun.stages.evaluate import evaluate_run
+from kdrun.stages.train import train
+
+STAGES: dict[str, Callable[..., Path]] = {"train": train, "distill": distill, "evaluate": evaluate_run}
+log = logging.getLogger("kdrun")
+
+
+def resume(run: Path) -> Path:
+    """Go on with the run to its end, and return its directory; nothing is done when it has ended well.
+
+    Raises `UsageError` when its config is no longer valid or its data, teacher or code give another experiment.
+    """
+    info = read_info(run)
+    if is_completed(run):
+        log.info("run %s is completed: there is nothing to go on with", run)
+        return run
+    config = saved_config(run, info)
+    return STAGES[config["stage"]]({**config, "run_dir": str(run), "resume": "auto"})
+
+
+def saved_config(run: Path, info: dict[str, Any]) -> Plain:
+    """A run's config, checked, with the data folder that it used and the threads it had."""
+    config = checked_run_config(read_config(run), run)
+    threads = config["device"]["threads"] or info["device"]["threads"]
+    data_dir = config["data_dir"] or info["places"]["data_dir"]
+    return {**config, "data_dir": data_dir, "device": {**config["device"], "threads": threads}}

@@ -1,0 +1,84 @@
+"""Requests to stop: SIGTERM, SIGINT, SIGUSR1.
+
+Where a half-done step would be lost, the request is noted and asked for after the step; everywhere else it ends the
+work at once. A second request always does.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody asked the program to end. `exit_code`: 130 after SIGINT, 143 after the others."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 130 if number == signal.SIGINT else 143
+
+
+class _Requests:
+    deferring = False
+    received: int | None = None
+
+
+def listen() -> None:
+    """Take the signals from now on, in this process. A loader's workers ignore them: see `ignore`."""
+    forget()
+    for number in SIGNALS:
+        signal.signal(number, _handle)
+
+
+def forget() -> None:
+    """As if nobody had asked: for a process that outlives a command."""
+    _Requests.deferring, _Requests.received = False, None
+
+
+def ignore(worker: int = 0) -> None:
+    """For helper processes, which are told when to end by whoever needs them, also when a whole group is signalled."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def requested() -> bool:
+    """Has somebody asked, while `deferred`, that the work should end?"""
+    return _Requests.received is not None
+
+
+def check() -> None:
+    """Raise `Stopped` if somebody has asked."""
+    if _Requests.received is not None:
+        raise Stopped(_Requests.received)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """The first request is noted: the block asks for it by `requested`, and it is raised when the block ends."""
+    before, _Requests.deferring = _Requests.deferring, True
+    try:
+        yield
+    finally:
+        _Requests.deferring = before
+    check()
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Inside `deferred`: work that may be cut anywhere."""
+    before, _Requests.deferring = _Requests.deferring, False
+    try:
+        check()
+        yield
+    finally:
+        _Requests.deferring = before
+
+
+def _handle(number: int, frame: Any) -> None:
+    first, _Requests.received = _Requests.received is None, number
+    if not (_Requests.deferring and first):
+        raise Stopped(number)

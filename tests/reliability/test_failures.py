@@ -1,0 +1,162 @@
+"""What fails while a run goes on: one line, the right exit code, and what was saved stays."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kdrun import engine
+from kdrun.records import checkpoints
+from tests.conftest import Answer
+from tests.reliability import children
+from tests.reliability.test_signals import streamed, wait_for
+
+Command = Callable[..., Answer]
+WORDS = ["train", "model=cnn_tiny", "epochs=3", "dataset.limit=64", "device=cpu", "run_dir=X", "checkpoint.every=1"]
+
+
+def one_line(answer: Any, code: int, *said: str) -> None:
+    assert answer.code == code, answer.err
+    assert len(answer.err.splitlines()) == 1
+    assert answer.err.startswith("kdrun: ")
+    for words in said:
+        assert words in answer.err
+
+
+def in_epoch(number: int, do: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something instead of the first step of an epoch; an epoch has 2 of them here."""
+    steps, original = itertools.count(), engine._backward
+
+    def step(*words: Any) -> Any:
+        outputs, losses = original(*words)
+        return (outputs, do() or losses) if next(steps) == 2 * number else (outputs, losses)
+
+    monkeypatch.setattr(engine, "_backward", step)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_finite_state(
+    kdrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_epoch(1, lambda: {"loss/task": torch.tensor(float("nan")), "loss": torch.tensor(float("nan"))}, monkeypatch)
+    one_line(kdrun(*WORDS), 1, "loss/task became nan in epoch 2 by step 2 of 2, learning rate", "try a lower")
+    state = checkpoints.load(Path("X/checkpoints/last.pt"))["training"]
+    assert state["epoch"] == 1
+    assert all(value.isfinite().all() for value in state["learner"].values())
+    assert json.loads(Path("X/run.json").read_text())["status"] == "failed"
+    assert kdrun("resume", "X").code == 0, "the next attempt had no such step"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+        MemoryError(),
+    ],
+    ids=["gpu", "cpu", "python"],
+)
+def test_out_of_memory_comes_with_advice(kdrun: Command, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def exhausted() -> None:
+        raise error
+
+    in_epoch(1, exhausted, monkeypatch)
+    one_line(kdrun(*WORDS), 1, "out of memory: lower batch_size", "device.precision=bf16")
+    assert checkpoints.load(Path("X/checkpoints/last.pt"))["training"]["epoch"] == 1
+
+
+def test_an_allocation_that_really_fails_comes_with_advice(kdrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_epoch(0, lambda: torch.empty(2**55), monkeypatch)
+    one_line(kdrun(*WORDS), 1, "out of memory: lower batch_size")
+
+
+def killed_worker() -> None:
+    """The second epoch's images kill the process that reads them, as a system short of memory does."""
+    from kdrun.datasets.raw import Files
+
+    original, reader = Files.__getitem__, os.getpid()
+
+    def read(self: Any, rows: Any) -> Any:
+        if os.getpid() != reader and Path("X/metrics.jsonl").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, rows)
+
+    Files.__getitem__ = read  # type: ignore[method-assign]
+
+
+def test_a_worker_that_is_killed_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    from kdrun.config import stage_config
+
+    words = ["train", *streamed(tmp_path, 2), "run_dir=X"]
+    here = tmp_path / "here"
+    here.mkdir()
+    ending = children.run(here, words, stage_config("train", words[1:]), None, "kill", killed_worker)
+    one_line(ending, 1, "a process that reads images has died", "lower batch_size or dataset.workers")
+
+
+# ----------------------------------------------------------------------------------------------------- going on
+
+
+def interrupted(kdrun: Command, *more: str) -> Answer:
+    """A run that was cut off after its first epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        in_epoch(1, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        return kdrun(*WORDS, *more)
+
+
+def test_a_command_may_be_given_again_and_again(kdrun: Command) -> None:
+    assert interrupted(kdrun, "resume=auto").code == 143
+    done = kdrun(*WORDS, "resume=auto")
+    assert (done.code, done.err) == (0, "")
+    before = Path("X/run.json").read_bytes()
+    again = kdrun(*WORDS, "resume=auto")
+    assert again.code == 0
+    assert "is completed: there is nothing to go on with" in again.out
+    assert Path("X/run.json").read_bytes() == before
+    assert kdrun("resume", "X").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model=mlp"], "changed: model.kind (cnn is now mlp)"),
+        (["optimizer.lr=0.5"], "changed: optimizer.lr (0.03 is now 0.5)"),
+        (["epochs=9", "seed=4"], "seed (0 is now 4)"),
+    ],
+)
+def test_another_experiment_does_not_go_on_with_a_run(kdrun: Command, words: list[str], said: str) -> None:
+    interrupted(kdrun)
+    before = {file: file.read_bytes() for file in Path("X").rglob("*") if file.is_file()}
+    one_line(kdrun(*WORDS, "resume=auto", *words), 2, "another experiment", said)
+    assert {file: file.read_bytes() for file in Path("X").rglob("*") if file.is_file()} == before
+
+
+def test_what_cannot_be_gone_on_with_says_why(kdrun: Command, tmp_path: Path) -> None:
+    interrupted(kdrun)
+    one_line(kdrun("resume", "nowhere"), 2, "nowhere is not a run directory")
+    one_line(kdrun("resume"), 2, "usage: kdrun resume <run directory>")
+    one_line(kdrun(*WORDS), 2, "run_dir=X exists and is not empty", "resume=auto")
+    one_line(kdrun("train", "resume=auto"), 2, "resume=auto needs run_dir=<directory>")
+    one_line(kdrun("evaluate", "X"), 2, "run X is interrupted, not completed", "`kdrun resume X`")
+    config = Path("X/config.yaml")
+    config.write_text(config.read_text().replace("epochs: 3", "epochs: many"))
+    one_line(kdrun("resume", "X"), 2, "epochs")
+
+
+def test_a_run_that_was_killed_is_listed_as_interrupted(tmp_path: Path, kdrun: Command) -> None:
+    from kdrun.config import stage_config
+
+    words = ["train", "model=cnn_tiny", "epochs=100000", "device=cpu"]
+    child = children.start(tmp_path, words, stage_config("train", words[1:]))
+    wait_for(lambda: list(tmp_path.glob("outputs/train/*/metrics.jsonl")))
+    assert "running" in kdrun("list", "runs").out
+    os.kill(child.pid, signal.SIGKILL)
+    assert children.ended(child, tmp_path).code == -9
+    assert "interrupted" in kdrun("list", "runs").out

@@ -1,0 +1,132 @@
+"""A saved experiment gives the same numbers again, and when it does not, what differs is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kdrun.records import environment
+from kdrun.records.files import write_json
+from tests.conftest import Answer
+from tests.reliability.test_crashes import left, same
+
+Command = Callable[..., Answer]
+SMALL = ["dataset.limit=120", "batch_size=20", "device=cpu"]
+TEACHER = ["teacher=cnn_tiny", "teacher.train.epochs=1", "teacher.train.batch_size=20"]
+
+
+@pytest.fixture
+def trained(kdrun: Command) -> Path:
+    return kdrun("train", "model=cnn_tiny", "epochs=2", "device.threads=1", *SMALL).run
+
+
+def changed(file: Path, change: Callable[[Any], Any]) -> None:
+    write_json(file, change(json.loads(file.read_text())))
+
+
+def test_three_of_three_runs_of_one_config_are_the_same_to_the_bit(kdrun: Command) -> None:
+    words = ["distill", *TEACHER, "student=cnn_tiny", "epochs=2", "augment=[flip,cutout]", *SMALL]
+    first, second, third = (kdrun(*words).run for _ in range(3))
+    assert same(left(first), left(second))
+    assert same(left(first), left(third))
+    sweep = kdrun(*words, "-m", "seed=1,0")
+    assert sweep.code == 0
+    assert same(left(first), left(sweep.run)), "and so is one behind another in a sweep"
+
+
+def test_exact_with_teacher_and_baseline_found_or_made_again(kdrun: Command) -> None:
+    run = kdrun("distill", *TEACHER, "student=cnn_tiny", "epochs=2", *SMALL).run
+    found = kdrun("reproduce", str(run))
+    assert (found.code, found.err) == (0, "")
+    assert "EXACT: every number is the same" in found.out
+    assert "weights: equal to the last bit" in found.out
+    assert len(list(Path("outputs/train").iterdir())) == 2
+    rebuilt = kdrun("reproduce", str(run), "--rebuild")
+    assert "EXACT" in rebuilt.out
+    assert len(list(Path("outputs/train").iterdir())) == 4
+    shutil.rmtree("outputs/train")
+    assert "EXACT" in kdrun("reproduce", str(run)).out
+
+
+def test_different_numbers_are_shown_with_their_first_epoch(kdrun: Command, trained: Path) -> None:
+    changed(trained / "summary.json", lambda numbers: {**numbers, "test/nll": numbers["test/nll"] + 1e-6})
+    history = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    history[-1]["loss"] += 1e-7
+    (trained / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    changed(trained / "run.json", lambda info: {**info, "versions": {**info["versions"], "torch": "1.0"}})
+    answer = kdrun("reproduce", str(trained))
+    assert answer.code == 1
+    assert "DIFFERENT: 2 numbers" in answer.out
+    loss = next(line for line in answer.out.splitlines() if line.startswith("train loss "))
+    assert loss.split()[-1] == "2", "the first epoch that differs"
+    assert "environment: versions.torch was 1.0, is " in answer.out
+
+
+def test_within_tolerance_only_where_it_is_asked_for(kdrun: Command, trained: Path) -> None:
+    changed(trained / "summary.json", lambda numbers: {**numbers, "test/nll": numbers["test/nll"] + 1e-4})
+    assert kdrun("reproduce", str(trained)).code == 1
+    within = kdrun("reproduce", str(trained), "--tolerance", "0.001")
+    assert within.code == 0
+    assert "WITHIN TOLERANCE: no number differs by more than 0.001" in within.out
+    beyond = kdrun("reproduce", str(trained), "--tolerance=0.00001")
+    assert beyond.code == 1
+    assert "DIFFERENT: 1 numbers" in beyond.out
+
+
+def cannot_compare(kdrun: Command, run: Path, why: str) -> None:
+    before = sorted(Path("outputs").rglob("*"))
+    answer = kdrun("reproduce", str(run))
+    assert answer.code == 1
+    assert answer.err.startswith("kdrun: cannot compare: ")
+    assert why in answer.err
+    assert len(answer.err.splitlines()) == 1
+    assert sorted(Path("outputs").rglob("*")) == before, "nothing is made that could not be compared"
+
+
+def test_what_cannot_be_compared_is_not_run(kdrun: Command, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = json.loads((trained / "run.json").read_text())
+    write_json(trained / "run.json", {**info, "status": "interrupted"})
+    cannot_compare(kdrun, trained, "is interrupted, not completed")
+    write_json(trained / "run.json", {**info, "data": {**info["data"], "fingerprint": "0" * 64}})
+    cannot_compare(kdrun, trained, "the data is another")
+    write_json(trained / "run.json", {**info, "code": "0" * 64})
+    cannot_compare(kdrun, trained, "other code")
+    write_json(trained / "run.json", info)
+    assert kdrun("reproduce", str(trained)).code == 0
+
+
+def test_threads_default_to_the_recorded_number_and_may_be_changed(kdrun: Command, trained: Path) -> None:
+    again = kdrun("reproduce", str(trained), "device.threads=2")
+    made = Path(next(line.split()[-1] for line in again.out.splitlines() if line.startswith("again:")))
+    assert json.loads((made / "run.json").read_text())["device"]["threads"] == 2
+    assert "environment: device.threads was 1, is 2" in again.out
+    once_more = kdrun("reproduce", str(made))
+    made = Path(next(line.split()[-1] for line in once_more.out.splitlines() if line.startswith("again:")))
+    assert json.loads((made / "run.json").read_text())["device"]["threads"] == 2
+    for words in (["epochs=3"], ["seed=1"], ["output_dir=x"], ["--tolerance", "many"]):
+        assert kdrun("reproduce", str(trained), *words).code == 2
+
+
+def test_evaluations_are_reproduced_too(kdrun: Command, trained: Path) -> None:
+    evaluated = kdrun("evaluate", str(trained)).run
+    answer = kdrun("reproduce", str(evaluated))
+    assert (answer.code, answer.err) == (0, "")
+    assert "EXACT" in answer.out
+
+
+def test_a_run_records_its_environment_by_an_allow_list(kdrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANTED_VARIABLE", "planted value")
+    monkeypatch.setattr(environment, "_run_git", lambda *words: "+ a change\n" * (200_000 if "diff" in words else 1))
+    run = kdrun("train", "model=cnn_tiny", "epochs=1", *SMALL).run
+    if (environment.ROOT / ".git").exists():
+        assert (run / "code.diff").stat().st_size < 1_000_100
+    assert "planted value" not in "".join(file.read_text() for file in run.iterdir() if file.is_file())
+    info = json.loads((run / "run.json").read_text())
+    assert {"git", "code", "versions", "platform", "device", "data", "places"} <= info.keys()
+    assert yaml.safe_load((run / "config.yaml").read_text())["epochs"] == 1

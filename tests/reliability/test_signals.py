@@ -1,0 +1,116 @@
+"""Whoever asks a run to stop, and when: it ends soon, says so, and can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdrun.config import stage_config
+from kdrun.stages.resume import resume
+from tests.reliability import children
+from tests.reliability.test_resume import picture_folder
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+LONG = ["model=cnn_tiny", "epochs=100000", "device=cpu", "device.threads=1"]
+
+
+def wait_for(happened: Callable[[], Any], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def streamed(folder: Path, workers: int) -> list[str]:
+    pictures = picture_folder(folder / "pictures")
+    data = ["dataset=image_folder", f"dataset.path={pictures}", "dataset.size=12", "dataset.memory_gb=0"]
+    return [*LONG, *data, "batch_size=4", f"dataset.workers={workers}"]
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+@pytest.mark.parametrize(("workers", "group"), [(0, False), (2, True)], ids=["alone", "group-with-workers"])
+def test_a_training_that_is_signalled_saves_and_ends(
+    number: signal.Signals, workers: int, group: bool, tmp_path: Path
+) -> None:
+    words = ["train", *(streamed(tmp_path, workers) if workers else LONG), "run_dir=X"]
+    here = tmp_path / "here"
+    here.mkdir()
+    child = children.start(here, words, stage_config("train", words[1:]))
+    wait_for(lambda: (here / "X" / "metrics.jsonl").exists())
+    begin = time.monotonic()
+    (os.killpg if group else os.kill)(child.pid, number)
+    ending = children.ended(child, here)
+    assert time.monotonic() - begin < 10
+    assert (ending.code, ending.err) == (CODES[number], f"kdrun: interrupted by {number.name}\n")
+    assert "kdrun resume X" in ending.out
+    assert json.loads((here / "X" / "run.json").read_text())["status"] == "interrupted"
+    assert (here / "X" / "checkpoints" / "last.pt").exists()
+
+
+def test_an_evaluation_that_is_signalled_ends_at_once(tmp_path: Path) -> None:
+    """The stage's final measurements, reached through a state whose training is done."""
+    words = ["train", "model=cnn_tiny", "epochs=1", "dataset.limit=60", "run_dir=X", "resume=auto", "device=cpu"]
+    child = children.start(tmp_path, words, stage_config("train", words[1:]), None, "kill", slow_measuring)
+    wait_for(lambda: (tmp_path / "X" / "checkpoints" / "model.pt").exists())
+    os.kill(child.pid, signal.SIGTERM)
+    assert children.ended(child, tmp_path, 10).code == 143
+    resume(tmp_path / "X")
+    assert json.loads((tmp_path / "X" / "run.json").read_text())["status"] == "completed"
+
+
+def slow_measuring() -> None:
+    from kdrun.stages import train
+
+    train.quality = lambda *_: time.sleep(60)  # type: ignore[assignment, misc]
+
+
+def slow_step() -> None:
+    """A step that lasts longer than anybody wants to wait."""
+    from kdrun import engine
+
+    engine._update = lambda *_: (Path("slow").touch(), time.sleep(60))  # type: ignore[assignment, misc]
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    words = ["train", *LONG, "run_dir=X"]
+    child = children.start(tmp_path, words, stage_config("train", words[1:]), None, "kill", slow_step)
+    wait_for(lambda: (tmp_path / "slow").exists())
+    os.kill(child.pid, signal.SIGINT)
+    time.sleep(0.3)
+    assert child.is_alive(), "the first waits for the step"
+    os.kill(child.pid, signal.SIGINT)
+    assert children.ended(child, tmp_path, 10).code == 130
+
+
+def attentive_workers() -> None:
+    """The mistake: a loader's workers die of the signal that was meant for the run."""
+    from kdrun import stopping
+
+    def die(worker: int = 0) -> None:
+        for number in stopping.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    stopping.ignore = die  # type: ignore[assignment]
+
+
+def test_workers_that_die_of_the_signal_are_noticed(tmp_path: Path) -> None:
+    words = ["train", *streamed(tmp_path, 2), "run_dir=X"]
+    endings = []
+    for attempt in range(5):  # at times the signal falls between two epochs, where there are no workers
+        here = tmp_path / str(attempt)
+        here.mkdir()
+        child = children.start(here, words, stage_config("train", words[1:]), None, "kill", attentive_workers)
+        wait_for(lambda: (here / "X" / "metrics.jsonl").exists())  # noqa: B023
+        os.killpg(child.pid, signal.SIGTERM)
+        ending = children.ended(child, here)
+        endings.append((ending.code, ending.err))
+        if endings[-1] != (143, "kdrun: interrupted by SIGTERM\n"):
+            return
+    raise AssertionError(f"the mistake was not noticed: {endings}")
