@@ -25,7 +25,18 @@ from kdrun.types import Outputs
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 EVALUATION_BATCH = 256
-COMMON_DATA_KEYS = ("kind", "mean", "std", "validation", "split_seed", "view_seed", "limit", "balance", "verify")
+COMMON_DATA_KEYS = (
+    "kind",
+    "mean",
+    "std",
+    "validation",
+    "split_seed",
+    "view_seed",
+    "limit",
+    "balance",
+    "views",
+    "verify",
+)
 ORIGIN = ("checkpoint", "weights", "rename", "mean", "std")
 
 # ------------------------------------------------------------------------------------------------------------ data
@@ -74,7 +85,8 @@ def train_loader(config: Plain, data: Data) -> TrainLoader:
         raise UsageError(f"batch_size={size} is more than the {len(data.train)} training samples; choose a smaller one")
     augmentations = [(name, lookup.module("datasets.augment", name), opts) for name, opts in config["augment"].items()]
     views = Views(data.train, len(data.classes), node["view_seed"], augmentations)
-    return TrainLoader(data.train, views, size, config["seed"], node["balance"], node.get("workers", 0))
+    order = {"seed": config["seed"], "balance": node["balance"], "cycle": node["views"]}
+    return TrainLoader(data.train, views, size, **order, workers=node.get("workers", 0))
 
 
 def plain_loader(config: Plain, part: Split) -> PlainLoader:

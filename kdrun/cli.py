@@ -17,7 +17,7 @@ from typing import Any
 
 from kdrun import __version__, stopping
 from kdrun.errors import KdrunError, UsageError, brief, suggestion
-from kdrun.redact import redacted
+from kdrun.redact import is_credential, redacted
 
 HELP = """\
 kdrun: knowledge distillation from the command line, with numbers that can be trusted
@@ -29,6 +29,7 @@ kdrun: knowledge distillation from the command line, with numbers that can be tr
   kdrun resume <run>                   go on with a run that was cut off
   kdrun reproduce <run>                a saved config again, and the numbers compared
   kdrun clean [folder]                 free the space of what finished runs no longer need
+  kdrun store fill [key=value …]       a teacher's outputs, asked once for many runs; store list, verify, prune
   kdrun list [what]                    models, datasets, losses, augments, experiments, runs
 
 Keys:  teacher= student= dataset= loss= augment= optimizer= schedule= device= experiment=
@@ -39,7 +40,7 @@ Options: --cfg job, --info, -m, --config-dir DIR, --plugin PACKAGE, --debug, --h
 A first run: kdrun distill      (bundled digits, about a minute on two cores)
 """
 STAGES = {"distill": "distill", "train": "train", "train-teacher": "train_teacher", "evaluate": "evaluate"}
-COMMANDS = (*STAGES, "predict", "resume", "reproduce", "clean", "list")
+COMMANDS = (*STAGES, "predict", "resume", "reproduce", "clean", "store", "list")
 COMPLETION = {"-sc", "--shell-completion"}
 SWEEP = {"-m", "--multirun"}
 HYDRA_FLAGS = COMPLETION | SWEEP | {"-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"}
@@ -98,6 +99,8 @@ def dispatch(arguments: list[str], debug: bool) -> int:
         return _reproduce(rest, debug)
     if command == "clean":
         return _clean(rest)
+    if command == "store":
+        return _store(rest, debug)
     return _stage(command, rest, debug)
 
 
@@ -112,7 +115,13 @@ def _stage(command: str, arguments: list[str], debug: bool) -> int:
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise UsageError(f"--config-dir {missing[0]}: there is no such folder")
-    if "--experimental-rerun" in words:
+    if folders:
+        from kdrun.records.foreign import check_config_folder
+
+        for folder in folders:
+            check_config_folder(folder)
+    flags = [word.partition("=")[0] for word in words]
+    if any(len(flag) > 3 and "--experimental-rerun".startswith(flag) for flag in flags):  # argparse takes beginnings
         raise UsageError("--experimental-rerun loads a pickle, which can run any code; use `kdrun reproduce <run>`")
     if stage == "evaluate":
         words = _positional_run(words)
@@ -129,8 +138,8 @@ def _stage(command: str, arguments: list[str], debug: bool) -> int:
     return _run_stage(stage_config(stage, overrides, folders), overrides, debug)
 
 
-def _run_stage(config: dict[str, Any], overrides: list[str], debug: bool) -> int:
-    """Run a checked config and show its outcome."""
+def _run_stage(config: dict[str, Any], overrides: list[str], debug: bool, shared: bool = False) -> int:
+    """Run a checked config and show its outcome. `shared`: other jobs of a sweep need the same teacher's outputs."""
     from kdrun.progress import shown
     from kdrun.records.run import is_completed, refuse_changed, unfinished_run
 
@@ -142,7 +151,8 @@ def _run_stage(config: dict[str, Any], overrides: list[str], debug: bool) -> int
         _print_outcome(begun)
         return 0
     with shown(debug):
-        path = _stage_function(config["stage"])(config, overrides=overrides)
+        more = {"shared": shared} if config["stage"] == "distill" else {}
+        path = _stage_function(config["stage"])(config, overrides=overrides, **more)
     _show(path)
     return 0
 
@@ -182,16 +192,16 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from kdrun.config import check_sweep, conf_dir, job_config, register_roles, stage_config
+    from kdrun.config import check_sweep, conf_dir, job_config, jobs_that_share_a_teacher, register_roles, stage_config
 
-    codes = [0]
+    codes, sharing = [0], 1
 
     def job(config: Any) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         print(f"\njob {len(codes)}: {' '.join(overrides)}", flush=True)
         try:
             checked = job_config(stage, config, HydraConfig.get().runtime.choices, folders)
-            codes.append(_run_stage(checked, overrides, debug))
+            codes.append(_run_stage(checked, overrides, debug, shared=sharing > 1))
         except KdrunError as error:
             if debug:
                 raise
@@ -208,7 +218,11 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
     sys.argv = ["kdrun", *words]
     typed = [word for word in _without_option(words, "--config-dir", "-cd") if "=" in word and word[0] != "-"]
     if SWEEP & set(words):
+        secret = next((word.partition("=")[0] for word in typed if is_credential(word.partition("=")[0])), None)
+        if secret is not None:
+            raise UsageError(f"{secret}: Hydra writes what a sweep is given into a file; set it in the environment")
         check_sweep(stage, typed, folders)
+        sharing = jobs_that_share_a_teacher(typed)
     said = io.StringIO()
     try:
         with contextlib.nullcontext() if SWEEP & set(words) else contextlib.redirect_stderr(said):
@@ -276,7 +290,7 @@ def _predict(arguments: list[str]) -> int:
     from kdrun.stages.predict import predict
 
     for path, classes in predict(Path(words[0]), [Path(word) for word in words[1:]], int(top_k)):
-        print(f"{path}: " + "  ".join(f"{name} {probability:.1%}" for name, probability in classes))
+        print(f"{path}: " + "  ".join(f"{brief(name)} {probability:.1%}" for name, probability in classes))
     return 0
 
 
@@ -310,7 +324,7 @@ def _reproduce(arguments: list[str], debug: bool) -> int:
             "usage: kdrun reproduce <run directory> [data_dir=…] [device=…] [device.threads=…] "
             "[--tolerance NUMBER] [--rebuild]"
         )
-    tolerance = _tolerance(tolerances[-1]) if tolerances else None
+    tolerance = _number("--tolerance", tolerances[-1]) if tolerances else None
     changes: dict[str, Any] = dict(keys)
     if "device.threads" in keys:
         changes["device.threads"] = int(threads)
@@ -329,13 +343,13 @@ def _reproduce(arguments: list[str], debug: bool) -> int:
     return 1 if verdict.word == DIFFERENT else 0
 
 
-def _tolerance(text: str) -> float:
+def _number(name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise UsageError(f"--tolerance {text}: must be a number that is not negative, as 0.001")
+        raise UsageError(f"{name}={brief(text)}: must be a number that is not negative, as 0.001")
     return value
 
 
@@ -354,6 +368,47 @@ def _clean(arguments: list[str]) -> int:
         if not dry:
             file.unlink()
     print(f"{len(files)} files, {size / 1e6:,.1f} MB {'could be freed' if dry else 'freed'} in {folder}")
+    return 0
+
+
+def _store(arguments: list[str], debug: bool) -> int:
+    actions = ("fill", "list", "verify", "prune")
+    action, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if action not in actions:
+        raise UsageError(f"usage: kdrun store {'|'.join(actions)}; {suggestion(action, actions)}")
+    if action == "fill":
+        return _fill(rest, debug)
+    keys, words = _keys(rest, ("output_dir", "keep_gb"))
+    if words or ("keep_gb" in keys) != (action == "prune"):
+        raise UsageError("usage: kdrun store list|verify [output_dir=…], or kdrun store prune keep_gb=NUMBER")
+    from kdrun.records.store import damaged, kept, prune
+    from kdrun.reports.stores import line
+
+    folder = Path(keys.get("output_dir", "outputs")) / "store"
+    if action == "prune":
+        for one in prune(folder, _number("keep_gb", keys["keep_gb"])):
+            print(f"removed {one.path}")
+        return 0
+    bad = []
+    for one in kept(folder):
+        wrong = damaged(one) if action == "verify" else []
+        bad += wrong
+        print(
+            line(one)
+            + "".join(f"\n  damaged: {file.name}; the next run that needs it makes it again" for file in wrong)
+        )
+    return 1 if bad else 0
+
+
+def _fill(words: list[str], debug: bool) -> int:
+    from kdrun.config import stage_config
+
+    config = stage_config("distill", words)
+    from kdrun.progress import shown
+    from kdrun.stages.teacher import fill_store
+
+    with shown(debug):
+        print(f"store: {fill_store(config).path}")
     return 0
 
 

@@ -28,6 +28,7 @@ from kdrun.lookup import conf_dir
 
 ROLES = ("teacher", "student")
 GLOBAL_KEYS = ("hydra",)
+OF_THE_TEACHER = ("teacher", "dataset", "augment", "device", "output_dir")
 MAY_BE_NONE = {"evaluate": ("dataset", "model")}  # groups without which a stage can do; experiment in all
 UNREADABLE = (HydraException, ValueError, RecursionError)  # what the parser says to a word it cannot read
 UNFIT = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, RecursionError)  # … and composing
@@ -65,6 +66,16 @@ def check_sweep(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
         if "experiment" not in swept:
             certain = [one for one in parsed if not one.key_or_group.startswith(unsure)]
             _refuse(_wrong_keys(certain, groups, options).values())
+
+
+def jobs_that_share_a_teacher(overrides: Sequence[str]) -> int:
+    """How many jobs of a sweep differ in nothing that a teacher's outputs depend on."""
+    jobs = 1
+    for override in _parse(overrides)[0]:
+        value = override.value() if override.is_sweep_override() else None
+        if isinstance(value, ChoiceSweep) and override.key_or_group.split(".")[0] not in OF_THE_TEACHER:
+            jobs *= len(value.list)
+    return jobs
 
 
 def job_config(stage: str, config: DictConfig, choices: Mapping[Any, Any], config_dirs: Sequence[Path] = ()) -> Plain:

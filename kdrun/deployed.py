@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kdrun.datasets.raw import centre
+from kdrun.datasets.raw import centre, open_image
 from kdrun.errors import UsageError
 from kdrun.models.building import Spec
 from kdrun.models.prepared import Preprocess
@@ -46,7 +46,7 @@ class Ready:
             shorter = min(image.size)
             return centre(image, self.resize, self.size) if self.resize else centre(image, shorter, shorter)
         try:
-            with Image.open(image) as opened:
+            with open_image(image) as opened:
                 return self.pixels(opened)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UsageError(f"{image} is not an image that can be read: {error}") from error

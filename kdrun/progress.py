@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kdrun.records.log import Earlier
 
 if TYPE_CHECKING:
     from kdrun.engine import Report
 
+Item = TypeVar("Item")
 log = logging.getLogger("kdrun")
 
 
@@ -54,6 +55,16 @@ def training_bar(title: str, epochs: int, start: int, batch_size: int) -> Iterat
     with Progress(*columns, console=_console(), transient=True) as progress:
         task = progress.add_task(title, total=epochs, completed=start, said="")
         yield Bar(progress, task, epochs, start, batch_size)
+
+
+def counted(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
+    """The items, with a bar that counts them on a terminal."""
+    if not sys.stdout.isatty():
+        yield from items
+        return
+    from rich.progress import track
+
+    yield from track(items, description=title, total=total, console=_console(), transient=True)
 
 
 class Bar:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+LINGER = 10  # seconds
 
 
 class Stopped(KeyboardInterrupt):
@@ -28,7 +29,7 @@ class _Requests:
 
 
 def listen() -> None:
-    """Take the signals from now on, in this process. A loader's workers ignore them: see `ignore`."""
+    """Take the signals from now on, in this process. A loader's workers do not: see `linger`."""
     forget()
     for number in SIGNALS:
         signal.signal(number, _handle)
@@ -39,10 +40,15 @@ def forget() -> None:
     _Requests.deferring, _Requests.received = False, None
 
 
-def ignore(worker: int = 0) -> None:
-    """For helper processes, which are told when to end by whoever needs them, also when a whole group is signalled."""
+def linger(worker: int = 0) -> None:
+    """For a loader's workers: when a whole group is signalled they serve on, while the run ends its step and saves.
+
+    They still end by SIGTERM, ten seconds later: it is also what they get from a parent that wants to be rid of them.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER))
 
 
 def requested() -> bool:

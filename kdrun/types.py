@@ -18,12 +18,14 @@ class Batch:
     targets  class numbers `(B,)` int64, soft classes `(B, C)` float, dense `(B, …)`, or None without labels
     index    `(B,)` int64, the number of each sample in its data set: the identity a view is a function of
     views    further views of the same samples, one entry per requested view, each shaped like `inputs`
+    view     the number of the view that `inputs` are
     """
 
     inputs: Inputs
     targets: Tensor | None
     index: Tensor
     views: tuple[Inputs, ...] = ()
+    view: int = 0
 
     def __len__(self) -> int:
         return len(self.index)

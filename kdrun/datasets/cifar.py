@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdrun.datasets.files import Known, fetch, locate
+from kdrun.datasets.files import Known, check, fetch, locate
 from kdrun.datasets.raw import Labelled, Raw, check_labels
 from kdrun.errors import UsageError
 
@@ -29,6 +30,9 @@ ADMITTED = {
 }
 
 
+MOST = 200_000_000  # bytes of a file; the largest published has 155 million
+
+
 class ArraysOnly(pickle.Unpickler):
     """Admits arrays, lists, strings and numbers; anything else is refused before it can run."""
 
@@ -38,10 +42,19 @@ class ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+def _refuse_large_memo(pickled: bytes) -> None:
+    """Raise `ValueError` for a pickle that numbers a value beyond its own size: the reader would reserve so many."""
+    for operation, argument, _ in pickletools.genops(pickled):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument is not None and argument > len(pickled):
+            raise ValueError(f"it numbers a value {argument:,}")
+
+
 def unpickle(path: Path) -> dict[str, Any]:
     """The dictionary in one CIFAR file. Raises `UsageError` for a file that holds anything but plain data."""
     try:
-        content = ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        pickled = path.read_bytes()
+        _refuse_large_memo(pickled)
+        content = ArraysOnly(io.BytesIO(pickled), encoding="latin1").load()
     except Exception as error:  # a hostile or damaged pickle may raise nearly anything
         raise UsageError(f"{path} is not a CIFAR file: {error}") from error
     if not isinstance(content, dict):
@@ -65,7 +78,7 @@ class Layout:
 def read_cifar(folder: Path, verify: bool, layout: Layout) -> Raw:
     known = {name: Known(f"{layout.base}/{name}", (digest,)) for name, digest in layout.digests.items()}
     if not all((folder / one.path).is_file() for one in known.values()):
-        _unpack(folder, layout.archive, [one.path for one in known.values()])
+        _unpack(folder, layout.archive, [one.path for one in known.values()], verify)
     paths = {name: locate(folder, [one], verify) for name, one in known.items()}
     train = [path for name, path in paths.items() if name.startswith(("train", "data_batch"))]
     test = [path for name, path in paths.items() if name.startswith("test")]
@@ -94,12 +107,14 @@ def _part(path: Path, label: str, classes: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels), targets
 
 
-def _unpack(folder: Path, archive: Known, wanted: Sequence[str]) -> None:
+def _unpack(folder: Path, archive: Known, wanted: Sequence[str], verify: bool) -> None:
     """Copy just the wanted files out of the archive, each under a temporary name first."""
     path = folder / archive.path
     if not path.is_file():
         path = fetch(folder, archive)
     try:
+        if verify:
+            check(path, archive)  # before anything is unpacked
         _extract(folder, path, wanted)
     except (tarfile.TarError, EOFError, zlib.error, KeyError) as error:
         raise UsageError(
@@ -113,6 +128,8 @@ def _extract(folder: Path, path: Path, wanted: Sequence[str]) -> None:
             member = tar.extractfile(name)
             if member is None:
                 raise UsageError(f"{path} has no file {name}")
+            if tar.getmember(name).size > MOST:
+                raise UsageError(f"{path}: {name} is larger than the {MOST:,} bytes that are read of such a file")
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(f"{target.name}.{os.getpid()}.part")

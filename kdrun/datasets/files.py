@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import http.client
 import os
@@ -9,6 +11,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from kdrun.errors import KdrunError, UsageError
 
@@ -40,6 +43,14 @@ def locate(folder: Path, alternatives: list[Known], verify: bool) -> Path:
             return fetch(folder, known)
     wanted = " or ".join(known.path for known in alternatives)
     raise UsageError(f"data file missing: put {wanted} into {folder}, or name another folder with data_dir=")
+
+
+def inflated(path: Path, opened: IO[bytes] | gzip.GzipFile | bz2.BZ2File, most: int) -> bytes:
+    """What a compressed file holds. Raises `UsageError` beyond `most` bytes: a small file may inflate to anything."""
+    content = opened.read(most + 1)
+    if len(content) > most:
+        raise UsageError(f"{path} inflates to more than the {most:,} bytes that are read of such a file")
+    return content
 
 
 def check(path: Path, known: Known) -> None:

@@ -20,12 +20,23 @@ from kdrun.types import Batch
 class TrainLoader:
     """Epochs of a training split: the order is a function of (seed, epoch), the views of (view seed, epoch).
 
-    `balance` draws every class equally often; an epoch then still has about as many samples as the split.
+    `balance` draws every class equally often; an epoch then still has about as many samples as the split. With
+    `cycle` views, epoch e shows view e modulo that; otherwise each epoch shows a new one.
     """
 
-    def __init__(self, split: Split, views: Views, batch_size: int, seed: int, balance: bool, workers: int = 0) -> None:
+    def __init__(
+        self,
+        split: Split,
+        views: Views,
+        batch_size: int,
+        *,
+        seed: int,
+        balance: bool = False,
+        cycle: int | None = None,
+        workers: int = 0,
+    ) -> None:
         self.split, self.views, self.batch_size = split, views, batch_size
-        self.seed, self.balance, self.workers = seed, balance, workers
+        self.seed, self.balance, self.cycle, self.workers = seed, balance, cycle, workers
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -34,10 +45,22 @@ class TrainLoader:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from batch `start` on."""
         index = self.split.index.cpu()[self._order(number)].to(self.split.index.device)
-        batches = chunks(index, self.batch_size)[start:]
+        yield from self._batches(chunks(index, self.batch_size)[start:], self.view(number))
+
+    def view(self, epoch: int) -> int:
+        """The number of the view that an epoch shows; without augmentation all views are one."""
+        if not self.views.moving:
+            return 0
+        return epoch if self.cycle is None else epoch % self.cycle
+
+    def ascending(self, view: int, batch_size: int) -> Iterator[Batch]:
+        """One view of every sample in ascending order, so that what is computed of it depends on no batch order."""
+        yield from self._batches(list(self.split.index.split(batch_size)), view)
+
+    def _batches(self, batches: Sequence[Tensor], view: int) -> Iterator[Batch]:
         for rows, images in zip(batches, fetch(self.split.pixels, batches, self.workers), strict=True):
-            inputs, targets = self.views(rows, images.to(rows.device), view=number)
-            yield Batch(inputs, targets, rows)
+            inputs, targets = self.views(rows, images.to(rows.device), view=view)
+            yield Batch(inputs, targets, rows, view=view)
 
     def _order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
@@ -87,7 +110,7 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
                 batch_size=None,
                 num_workers=workers,
                 generator=own,
-                worker_init_fn=stopping.ignore,
+                worker_init_fn=stopping.linger,
                 multiprocessing_context=_context(workers),
             )
         except KdrunError as error:  # a worker's error arrives with the worker's traceback in its text

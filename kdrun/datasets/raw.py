@@ -31,7 +31,7 @@ class Files:
     def decode(self, row: int) -> Tensor:
         """One image: shorter side scaled to `resize`, centre cut out. Raises `KdrunError` naming a broken file."""
         try:
-            with Image.open(self.paths[row]) as image:
+            with open_image(self.paths[row]) as image:
                 if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
                     raise ValueError("it has pixels that are not finite numbers")
                 return centre(image, self.resize, self.size)
@@ -46,6 +46,21 @@ class Files:
             for row, image in enumerate(pool.map(self.decode, range(len(self)))):
                 pixels[row] = image
         return pixels
+
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # not EPS, which PIL has Ghostscript run
+MOST_PIXELS = 64_000_000
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """A picture, not yet decoded. Raises `OSError` or `ValueError` for what is no file, no picture or far too big."""
+    if not Path(path).is_file():
+        raise ValueError("it is not a regular file")  # a pipe would wait for a writer
+    image = Image.open(path, formats=FORMATS)
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise ValueError(f"it has {image.width} x {image.height} pixels; at most {MOST_PIXELS:,} are decoded")
+    return image
 
 
 def centre(image: Image.Image, resize: int, size: int) -> Tensor:

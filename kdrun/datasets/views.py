@@ -28,6 +28,16 @@ class Views:
         self.single = [one for one in augmentations if hasattr(one[1], "apply")]
         self.mixing = [one for one in augmentations if hasattr(one[1], "mix")]
 
+    @property
+    def moving(self) -> bool:
+        """Does one view of a sample differ from another?"""
+        return bool(self.single or self.mixing)
+
+    @property
+    def storable(self) -> bool:
+        """Is a view a function of its sample alone? Streamed images are mixed within their batch."""
+        return not (self.mixing and isinstance(self.train.pixels, Files))
+
     def __call__(self, index: Tensor, images: Tensor, view: int) -> tuple[Tensor, Tensor]:
         """View number `view` of the samples: images like those given, and targets.
 

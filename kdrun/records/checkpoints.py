@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kdrun.errors import UsageError
+from kdrun.errors import UsageError, brief
 from kdrun.records.files import write
 
 MARK = b"kdrun-sha256:"
@@ -42,11 +43,25 @@ def load(path: Path) -> dict[str, Any]:
     archive, tail = content[:-TAIL], content[-TAIL:]
     if not tail.startswith(MARK) or tail != MARK + hashlib.sha256(archive).hexdigest().encode():
         raise UsageError(f"checkpoint {path} is damaged or not written by kdrun: its checksum does not match")
+    _refuse_inflating(path, io.BytesIO(content))
     try:
         loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise UsageError(f"checkpoint {path} holds more than tensors and plain values, which is not run") from error
     return loaded
+
+
+def _refuse_inflating(path: Path, file: Path | io.BytesIO) -> None:
+    """Raise `UsageError` for an archive that holds more than its file has bytes; torch writes uncompressed ones."""
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            inflates = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except zipfile.BadZipFile:
+        inflates = False  # torch says what is wrong with it
+    if inflates:
+        raise UsageError(f"checkpoint {path} is compressed, which torch's own files are not; it is not read")
 
 
 def is_ours(path: Path) -> bool:
@@ -62,10 +77,11 @@ def load_foreign(path: Path) -> dict[str, Any]:
         raise UsageError(f"checkpoint {path}: there is no such file")
     if is_ours(path):
         return load(path)
+    _refuse_inflating(path, path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file may be anything, and torch raises anything for it
-        reason = str(error).split("\n")[0]
+        reason = brief(str(error).split("\n")[0].partition(". This file can still be loaded")[0], 300)
         raise UsageError(
             f"checkpoint {path} cannot be read as tensors and plain values: it is no torch file, is cut short, "
             f"or holds code, which is not run ({reason})"

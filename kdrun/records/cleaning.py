@@ -24,6 +24,8 @@ def freeable(folder: Path, unfinished: bool = False) -> Iterator[Path]:
         found = status(run, read_info(run))
         if found == "running":
             continue
-        yield from sorted(part for part in run.rglob(f".*{PART}") if part.is_file())
+        yield from sorted(part for part in run.rglob(f".*{PART}") if part.is_file() and not part.is_symlink())
         if found == "completed" or unfinished:
-            yield from (file for name in STATES if (file := run / "checkpoints" / name).is_file())
+            here = run.resolve()
+            states = (run / "checkpoints" / name for name in STATES)
+            yield from (file for file in states if file.is_file() and file.resolve().is_relative_to(here))

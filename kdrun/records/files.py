@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.errors import KdrunError
+from kdrun.records import foreign
 
 PART = ".part"  # ending of what is being written
 
@@ -54,10 +55,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Raises `KdrunError` for a file that is not there or not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise KdrunError(f"{path} cannot be read: {error}") from error
+    return foreign.read_json(path)
 
 
 def _sync_folder(folder: Path) -> None:

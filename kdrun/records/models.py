@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from kdrun.errors import UsageError
 from kdrun.models.building import Model, build
 from kdrun.records import checkpoints
 from kdrun.records.run import completed
+from kdrun.saved import checked_spec
 
 
 def save_model(path: Path, model: Model, state: Mapping[str, Tensor]) -> None:
@@ -32,9 +34,16 @@ def model_file(path: Path) -> Path:
 def load_model(path: Path) -> Model:
     """A trained model from a run directory or model file, in eval mode."""
     content = checkpoints.load(model_file(path))
-    if "spec" not in content:
+    if "spec" not in content or not isinstance(content.get("state_dict"), dict):
         raise UsageError(f"{path} is a checkpoint of kdrun's, but not a model; use checkpoints/model.pt of a run")
-    model = build(content["spec"])
-    model.net.net.load_state_dict(content["state_dict"])
+    spec, state = checked_spec(content["spec"], path), content["state_dict"]
+    with torch.device("meta"):  # a network takes no memory before its weights are known to be those of the file
+        wanted = build(spec).net.net.state_dict()
+    if not all(isinstance(value, Tensor) and value.is_contiguous() for value in state.values()) or (
+        {key: value.shape for key, value in wanted.items()} != {key: value.shape for key, value in state.items()}
+    ):
+        raise UsageError(f"model file {path}: its weights are not those of the network it describes")
+    model = build(spec)
+    model.net.net.load_state_dict(state)
     model.net.eval()
     return model

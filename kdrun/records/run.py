@@ -22,8 +22,9 @@ from kdrun.records import lock
 from kdrun.records.environment import code_changes, environment
 from kdrun.records.files import PART, read_json, unwritable, write, write_json
 from kdrun.records.fingerprint import RESULT_VERSION
+from kdrun.records.foreign import read_yaml
 from kdrun.records.log import Earlier, LogFile
-from kdrun.redact import redacted, redacted_words
+from kdrun.redact import redacted, redacted_values, redacted_words
 
 FORMAT = 1
 Line = dict[str, float | int | str]  # of metrics.jsonl
@@ -111,7 +112,7 @@ class Run:
             changes = code_changes()
             if changes is not None:
                 write(path / "code.diff", redacted(changes).encode())
-            write(path / "config.yaml", redacted(yaml.safe_dump(dict(about.config), sort_keys=False)).encode())
+            write(path / "config.yaml", yaml.safe_dump(redacted_values(about.config), sort_keys=False).encode())
             write(path / "overrides.yaml", yaml.safe_dump(redacted_words(about.overrides)).encode())
         run._write_info()
         return run
@@ -174,7 +175,7 @@ class Run:
             log.info("interrupted; `kdrun resume %s` goes on", self.path)
 
     def _write_info(self) -> None:
-        write_json(self.path / "run.json", self.info)
+        write_json(self.path / "run.json", redacted_values(self.info))
 
 
 def append_log(run: Path, text: str) -> None:
@@ -189,18 +190,15 @@ def append_log(run: Path, text: str) -> None:
 def read_config(run: Path) -> dict[str, Any]:
     """A run's saved config, as data. Raises `KdrunError`."""
     file = run / "config.yaml"
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise KdrunError(f"{file} cannot be read: {error}") from error
-    if not isinstance(content, dict) or "stage" not in content:
+    content = read_yaml(file)
+    if "stage" not in content:
         raise KdrunError(f"{file} is not the config of a kdrun run")
     return content
 
 
 def read_info(run: Path) -> dict[str, Any]:
     """A run's `run.json`. Raises `UsageError` when the directory is no run, or one of another format."""
-    if not (run / "run.json").is_file():
+    if not (run / "run.json").exists():
         raise UsageError(f"{run} is not a run directory: it has no run.json; `kdrun list runs` shows those there are")
     info = read_json(run / "run.json")
     if not isinstance(info, dict) or info.get("format") != FORMAT:

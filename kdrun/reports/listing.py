@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdrun.errors import UsageError, brief, suggestion
+from kdrun.errors import KdrunError, UsageError, brief, suggestion
+from kdrun.records.foreign import read_text
 
 KINDS = {"models": "model", "datasets": "dataset", "losses": "loss", "augments": "augment", "experiments": "experiment"}
 
@@ -36,27 +37,26 @@ def _key(file: Path, group: str) -> str:
 
 def _comment(file: Path) -> str:
     """The first line of comment that says something to people."""
-    with file.open() as text:
-        lines = [line.lstrip("# ").strip() for line in text if line.startswith("#")]
+    text = read_text(file, 1_000_000)
+    lines = [brief(line.lstrip("# ").strip(), 300) for line in text.splitlines() if line.startswith("#")]
     return next((line for line in lines if not line.startswith("@package")), "")
 
 
 def _runs(output_dir: Path) -> list[str]:
-    import json
-
+    from kdrun.records.foreign import read_json
     from kdrun.records.run import status
 
     lines = []
     for file in sorted(output_dir.glob("*/*/run.json"), key=lambda path: path.parent.name):
         try:
-            info = json.loads(file.read_text())
+            info = read_json(file)
             summary_file = file.with_name("summary.json")
-            summary = json.loads(summary_file.read_text()) if summary_file.is_file() else {}
+            summary = read_json(summary_file) if summary_file.exists() else {}
             accuracy = summary.get("test/accuracy")
             shown = (
                 "" if accuracy is None else f"test accuracy {100 * accuracy:.2f} % (n = {summary['test/samples']:,})"
             )
-            lines.append(f"{status(file.parent, info):<11} {file.parent}  {shown}".rstrip())
-        except (OSError, ValueError, KeyError) as error:
-            lines.append(f"unreadable  {file.parent}  {type(error).__name__}")
+            lines.append(brief(f"{status(file.parent, info):<11} {file.parent}  {shown}".rstrip(), 1000))
+        except (KdrunError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            lines.append(brief(f"unreadable  {file.parent}  {type(error).__name__}", 1000))
     return lines

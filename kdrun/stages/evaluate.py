@@ -15,6 +15,7 @@ from kdrun.origins import load_origin, same_classes
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.models import load_model, model_file
 from kdrun.records.run import About, Run, read_config, unfinished_run
+from kdrun.saved import checked_run_config
 from kdrun.stages.common import confusion, price, setting, totals_on, use_device
 
 NOTHING = (
@@ -87,7 +88,7 @@ def with_dataset(config: Plain) -> Plain:
     model_file(run)
     if not run.is_dir():
         raise UsageError(f"which data is {run} for? add dataset=<name>; `kdrun list datasets` shows them")
-    saved = read_config(run)
+    saved = checked_run_config(read_config(run), run)
     data_dir = config["data_dir"] or saved.get("data_dir")
     dataset = {**saved["dataset"], "verify": config["dataset"]["verify"] and saved["dataset"]["verify"]}
     return {**config, "dataset": dataset, "data_dir": data_dir}

@@ -32,8 +32,16 @@ def resume(run: Path) -> Path:
 
 
 def saved_config(run: Path, info: dict[str, Any]) -> Plain:
-    """A run's config, checked, with the data folder that it used and the threads it had."""
+    """A run's config, checked, with the data folder that it used and the threads it had.
+
+    What else is made for it goes where the run is, wherever its config, perhaps somebody else's, wanted it.
+    """
     config = checked_run_config(read_config(run), run)
     threads = config["device"]["threads"] or info["device"]["threads"]
     data_dir = config["data_dir"] or info["places"]["data_dir"]
-    return {**config, "data_dir": data_dir, "device": {**config["device"], "threads": threads}}
+    device = {**config["device"], "threads": threads}
+    output_dir = run.absolute().parents[1] if run.absolute().parent.name == config["stage"] else Path("outputs")
+    config = {**config, "data_dir": data_dir, "output_dir": str(output_dir), "device": device}
+    if "teacher_outputs" in info:  # what `auto` chose then; what it would choose now depends on what is stored
+        config["teacher"] = {**config["teacher"], "outputs": info["teacher_outputs"]}
+    return config

@@ -1,8 +1,8 @@
-"""A teacher whose answers are known already: computed once, looked up by sample."""
+"""A teacher whose answers are known already: looked up by view and sample."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -12,25 +12,19 @@ from kdrun.types import Batch, Outputs
 
 
 class StoredTeacher:
-    """Logits `(N, C)` of one fixed view of every sample; row = the sample's number.
+    """Logits `(samples, C)` by number of view. Row r is the sample whose number is entry r of the ascending `index`."""
 
-    Right only where every epoch shows a sample in the same view: without augmentation.
-    """
-
-    def __init__(self, logits: Tensor, fingerprint: str) -> None:
-        self.logits, self.fingerprint = logits, fingerprint
-
-    @classmethod
-    def filled(cls, live: LiveTeacher, batches: Iterable[Batch], samples: int) -> StoredTeacher:
-        """One pass of the live teacher in ascending order, so that the answers do not depend on any batch order."""
-        logits: Tensor | None = None
-        for batch in batches:
-            answer = live(batch).logits
-            if logits is None:
-                logits = torch.full((samples, *answer.shape[1:]), torch.nan, dtype=answer.dtype, device=answer.device)
-            logits[batch.index] = answer
-        assert logits is not None, "there is no data to be taught on"
-        return cls(logits, live.fingerprint)
+    def __init__(self, views: Mapping[int, Tensor], index: Tensor, fingerprint: str) -> None:
+        self.views, self.fingerprint = views, fingerprint
+        self.rows = torch.full((int(index.max()) + 1,), -1, dtype=torch.long, device=index.device)
+        self.rows[index] = torch.arange(len(index), device=index.device)
 
     def __call__(self, batch: Batch) -> Outputs:
-        return Outputs(self.logits[batch.index])
+        stored = self.views[batch.view]
+        rows = self.rows[batch.index].to(stored.device)
+        return Outputs(stored[rows].to(batch.index.device).float())
+
+
+def answers(live: LiveTeacher, batches: Iterable[Batch]) -> Tensor:
+    """The teacher's logits for all batches, in their order, on the CPU."""
+    return torch.cat([live(batch).logits.cpu() for batch in batches])

@@ -19,14 +19,18 @@ from torch import Tensor, nn
 
 from kdrun import assembly, engine, learner
 from kdrun.config import stage_config
+from kdrun.datasets import loader
+from kdrun.datasets.augment import crop
 from kdrun.datasets.raw import Labelled, Raw
 from kdrun.datasets.split import Data, split
+from kdrun.datasets.views import Views
 from kdrun.losses import Term, kd
 from kdrun.losses.cross_entropy import CrossEntropy
 from kdrun.models.building import build
-from kdrun.stages import distill, optimise
+from kdrun.stages import optimise
 from kdrun.taps import Tapped
 from kdrun.teachers.live import LiveTeacher
+from kdrun.teachers.stored import StoredTeacher, answers
 from kdrun.types import Batch, Outputs
 from tests.conftest import mutated
 
@@ -131,16 +135,17 @@ def small_config(*overrides: str, stage: str = "distill") -> dict[str, Any]:
     return stage_config(stage, words)
 
 
-def answers_are_remembered_only_while_views_stay(module: ModuleType) -> None:
+def stored_answers_are_those_to_the_view_that_is_shown(module: ModuleType) -> None:
     live = LiveTeacher(Tapped(nn.Sequential(nn.Flatten(), Scale(), nn.Linear(64, 3))), "f", "cpu", "fp32")
     data = small_data()
-    still = module._answers(live, small_config(), data)
-    moving = module._answers(live, small_config("augment=crop"), data)
-    loader = assembly.train_loader(small_config("augment=crop"), data)
-    for batch in loader.epoch(1):
-        torch.testing.assert_close(moving(batch).logits, live(batch).logits)
-    for batch in assembly.train_loader(small_config(), data).epoch(1):
-        torch.testing.assert_close(still(batch).logits, live(batch).logits)
+    views = Views(data.train, 3, 0, [("crop", crop, {"padding": 2})])
+    batches = module.TrainLoader(data.train, views, 8, seed=0, cycle=2)
+    index = data.train.index.sort().values
+    kept = {view: answers(live, batches.ascending(view, 16)) for view in (0, 1)}
+    stored = StoredTeacher(kept, index, "f")
+    for epoch in range(4):
+        for batch in batches.epoch(epoch):
+            torch.testing.assert_close(stored(batch).logits, live(batch).logits)
 
 
 class Scale(nn.Module):
@@ -235,7 +240,7 @@ MISTAKES: list[tuple[Check, ModuleType, str, str]] = [
         "self.weights = dict(weights)",
         "self.weights = dict(weights); self.teacher = nn.Linear(9, 9)",
     ),
-    (answers_are_remembered_only_while_views_stay, distill, 'if config["augment"] or config', "if config"),
+    (stored_answers_are_those_to_the_view_that_is_shown, loader, "rows, view=view)", "rows, view=0)"),
     (the_test_split_plays_no_part_in_choosing, optimise, "totals_on(self.data.validation", "totals_on(self.data.test"),
     (
         the_learning_rate_is_that_of_the_config,

@@ -41,13 +41,29 @@ def test_four_runs_that_need_one_teacher_train_it_once(tmp_path: Path) -> None:
     assert four_need_one_teacher(tmp_path) == 1
 
 
+def four_need_one_store(folder: Path, *rest: object) -> int:
+    """How many views of a teacher are computed by four distillations that start at once and need three."""
+    teacher = ["teacher=cnn_tiny", "teacher.train.epochs=1", "teacher.train.batch_size=20", "baseline=false"]
+    stored = ["teacher.outputs=stored", "augment=flip", "epochs=3"]
+    ending = children.run(folder, ["train-teacher", "teacher=cnn_tiny", "epochs=1", *FEW])
+    assert ending.code == 0, ending.err
+    words = [["distill", *teacher, *FEW, *stored, f"seed={seed}"] for seed in range(4)]
+    endings = started_at_once(folder, words, *rest)
+    assert [ending.code for ending in endings] == [0] * 4
+    return sum(line.startswith("replace ") and ".bin" in line for ending in endings for line in ending.operations)
+
+
+def test_four_runs_that_need_one_store_fill_it_once(tmp_path: Path) -> None:
+    assert four_need_one_store(tmp_path) == 3
+
+
 def no_lock() -> None:
     """The mistake: everybody looks, finds nothing, and trains."""
     from contextlib import nullcontext
 
-    from kdrun.stages import train
+    from kdrun.stages import teacher, train
 
-    train.one_at_a_time = lambda *_: nullcontext()  # type: ignore[assignment]
+    train.one_at_a_time = teacher.one_at_a_time = lambda *_: nullcontext()  # type: ignore[assignment]
 
 
 def test_without_a_lock_it_is_trained_more_than_once(tmp_path: Path) -> None:

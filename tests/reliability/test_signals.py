@@ -71,6 +71,20 @@ def slow_measuring() -> None:
     train.quality = lambda *_: time.sleep(60)  # type: ignore[assignment, misc]
 
 
+def test_filling_a_store_that_is_signalled_ends_at_once_and_goes_on_later(tmp_path: Path) -> None:
+    words = ["teacher=cnn_tiny", "teacher.train.epochs=1", "epochs=20000", "augment=flip", "device=cpu"]
+    config = stage_config("distill", [*words, "store.max_gb=100"])
+    child = children.start(tmp_path, ["store", "fill", *words], config)
+    wait_for(lambda: list(tmp_path.glob("outputs/store/*/view-00003.bin")))
+    os.kill(child.pid, signal.SIGTERM)
+    ending = children.ended(child, tmp_path, 10)
+    assert (ending.code, ending.err) == (143, "kdrun: interrupted by SIGTERM\n")
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("outputs/store/*/*.bin")}
+    again = children.run(tmp_path, ["store", "fill", *words], {**config, "epochs": 6})
+    assert again.code == 0
+    assert all(file.stat().st_mtime_ns == time for file, time in before.items()), "what was there is not made again"
+
+
 def slow_step() -> None:
     """A step that lasts longer than anybody wants to wait."""
     from kdrun import engine
@@ -97,7 +111,7 @@ def attentive_workers() -> None:
         for number in stopping.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
 
-    stopping.ignore = die  # type: ignore[assignment]
+    stopping.linger = die  # type: ignore[assignment]
 
 
 def test_workers_that_die_of_the_signal_are_noticed(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def flat(batches: list[Batch]) -> list[int]:
 
 def train_loader(size: int = 8, seed: int = 0, balance: bool = False, split: Split | None = None) -> TrainLoader:
     split = split or training()
-    return TrainLoader(split, Views(split, CLASSES, 0, [CROP]), size, seed, balance)
+    return TrainLoader(split, Views(split, CLASSES, 0, [CROP]), size, seed=seed, balance=balance)
 
 
 # ----------------------------------------------------------------------------------------------------------- views
@@ -214,7 +214,7 @@ def streamed(tmp_path: Path) -> Split:
 @pytest.mark.parametrize("mixing", [[], [MIXUP]])
 def test_streamed_batches_are_the_same_with_any_number_of_workers(streamed: Split, mixing: list[Augmentation]) -> None:
     views = Views(streamed, CLASSES, 0, [CROP, *mixing])
-    alone, helped = (list(TrainLoader(streamed, views, 4, 0, False, workers).epoch(1)) for workers in (0, 2))
+    alone, helped = (list(TrainLoader(streamed, views, 4, seed=0, workers=workers).epoch(1)) for workers in (0, 2))
     assert len(alone) == len(helped) == 3
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.index, other.index)
@@ -260,5 +260,5 @@ def test_a_broken_picture_is_one_line_that_names_it(streamed: Split, workers: in
 def test_a_shuffle_without_the_epoch_would_be_noticed() -> None:
     wrong = mutated(loader_module, "(self.seed << 20) + epoch", "self.seed")
     split = training()
-    loader = wrong.TrainLoader(split, Views(split, CLASSES, 0, []), 8, 0, False)
+    loader = wrong.TrainLoader(split, Views(split, CLASSES, 0, []), 8, seed=0)
     assert flat(list(loader.epoch(0))) == flat(list(loader.epoch(1)))

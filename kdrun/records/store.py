@@ -1,0 +1,156 @@
+"""What teachers answer, kept on disk: for each key a folder, and in it a file per view.
+
+A file is the raw logits `(samples, classes)` of one view, before temperature, in ascending order of the samples, and
+ends in the sha256 of what is before it. It is memory-mapped, so that all runs of a machine share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdrun.errors import UsageError
+from kdrun.records.files import read_json, unwritable, write, write_json
+
+FORMAT = 1
+MARK = b"kdrun-sha256:"
+TAIL = len(MARK) + 64
+TYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Store:
+    """The outputs of one teacher on one training split: `key` names everything that changes them."""
+
+    path: Path
+    key: Mapping[str, Any]
+    shape: tuple[int, int]  # samples, classes
+
+    @classmethod
+    def of(cls, folder: Path, key: Mapping[str, Any], shape: tuple[int, int]) -> Store:
+        """Where the outputs with this key are, or would be."""
+        return cls(folder / identity(key)[:16], key, shape)
+
+    @property
+    def view_bytes(self) -> int:
+        """Of one view."""
+        return self.shape[0] * self.shape[1] * TYPES[self.key["type"]].itemsize
+
+    def file(self, view: int) -> Path:
+        return self.path / f"view-{view:05d}.bin"
+
+    def missing(self, views: Sequence[int]) -> list[int]:
+        """Those of the views that are not there, or not whole."""
+        return [view for view in views if not is_whole(self.file(view))]
+
+    def write(self, view: int, logits: Tensor) -> None:
+        """Keep one view's outputs, `(samples, classes)`. Raises `KdrunError` when there is no room."""
+        assert tuple(logits.shape) == self.shape, f"{tuple(logits.shape)} is not {self.shape}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.path, 0, error) from error
+        if not (self.path / "store.json").exists():
+            write_json(self.path / "store.json", {"format": FORMAT, "shape": self.shape, "key": dict(self.key)})
+        values = logits.to(TYPES[self.key["type"]]).contiguous().cpu().numpy().tobytes()
+        write(self.file(view), values + MARK + hashlib.sha256(values).hexdigest().encode())
+
+    def read(self, view: int) -> Tensor:
+        """One view's outputs, mapped: read from disk as they are used."""
+        values = torch.from_file(
+            str(self.file(view)), size=self.shape[0] * self.shape[1], dtype=TYPES[self.key["type"]]
+        )
+        return values.view(self.shape)
+
+    def used(self) -> None:
+        """Note that it was, for `prune`."""
+        os.utime(self.path / "store.json")
+
+
+def identity(key: Mapping[str, Any]) -> str:
+    import json
+
+    return hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def is_whole(file: Path) -> bool:
+    """Is the file there, with every byte as it was written?"""
+    if not file.is_file():
+        return False
+    size = file.stat().st_size - TAIL
+    with file.open("rb") as opened:
+        digest, left = hashlib.sha256(), size
+        while left > 0 and (part := opened.read(min(left, 1 << 22))):
+            digest.update(part)
+            left -= len(part)
+        return size >= 0 and opened.read() == MARK + digest.hexdigest().encode()
+
+
+def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
+    """sha256 of a state dict: names, types, shapes and every byte."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------- kdrun store list, …
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A store that exists, as people see it."""
+
+    path: Path
+    key: dict[str, Any]
+    shape: tuple[int, int]
+    views: list[Path]
+    used: float  # seconds since the epoch
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(view.stat().st_size for view in self.views)
+
+
+def kept(folder: Path) -> Iterator[Kept]:
+    """All stores in a folder, the least recently used first."""
+    found = []
+    for file in folder.glob("*/store.json"):
+        content = read_json(file)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            continue
+        views = sorted(view for view in file.parent.glob("view-*.bin") if view.is_file() and not view.is_symlink())
+        samples, classes = content["shape"]
+        found.append(Kept(file.parent, content["key"], (samples, classes), views, file.stat().st_mtime))
+    yield from sorted(found, key=lambda one: one.used)
+
+
+def damaged(store: Kept) -> list[Path]:
+    """Views of a store that are not as they were written."""
+    return [view for view in store.views if not is_whole(view)]
+
+
+def prune(folder: Path, keep_gb: float) -> list[Kept]:
+    """Remove the least recently used stores until what is left has at most `keep_gb`. Returns those removed."""
+    if keep_gb < 0:
+        raise UsageError(f"keep_gb={keep_gb:g}: must not be negative")
+    stores = list(kept(folder))
+    left = sum(store.size for store in stores)
+    removed = []
+    for store in stores:
+        if left <= keep_gb * 1e9:
+            break
+        left -= store.size
+        shutil.rmtree(store.path)
+        removed.append(store)
+    return removed

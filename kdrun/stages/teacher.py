@@ -1,0 +1,185 @@
+"""Where a distillation's teacher is from, and how it is asked: live, or once for every view."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdrun import assembly
+from kdrun.canonical import Plain, teacher_training
+from kdrun.datasets import hashing, views
+from kdrun.datasets.split import Data
+from kdrun.device import pick_precision
+from kdrun.engine import Answer
+from kdrun.errors import UsageError
+from kdrun.models.building import Model, build
+from kdrun.origins import load_origin, same_classes
+from kdrun.progress import counted
+from kdrun.records.fingerprint import fingerprint
+from kdrun.records.lock import one_at_a_time
+from kdrun.records.models import load_model
+from kdrun.records.run import completed
+from kdrun.records.store import Store, identity, weights_fingerprint
+from kdrun.stages.train import ensure
+from kdrun.teachers.live import LiveTeacher
+from kdrun.teachers.stored import StoredTeacher, answers
+
+BATCH = 256  # of the canonical pass: part of the key, since the last bits of a logit depend on it
+log = logging.getLogger("kdrun")
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The teacher's model and where it is from."""
+
+    model: Model
+    fingerprint: str
+    precision: str
+    parent: dict[str, Any]
+
+    def live(self, device: str) -> LiveTeacher:
+        return LiveTeacher(self.model.tapped(), self.fingerprint, device, self.precision)
+
+
+def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) -> Taught:
+    """From a run that is named, from a file whose classes are the data's, or from a training found or made."""
+    node = config["teacher"]
+    if node["run"] != "auto":
+        path = Path(node["run"])
+        completed(path)
+    else:
+        own = teacher_training(config)
+        model = build(assembly.model_spec(own["model"], data, config["dataset"]), own["seed"])
+        origin = load_origin(model, own["model"], data.classes)
+        if origin is not None and origin.complete:
+            parent = {
+                "role": "teacher",
+                "checkpoint": node["checkpoint"] or node["weights"],
+                "fingerprint": origin.fingerprint,
+            }
+            known = fingerprint({"weights": origin.fingerprint, "spec": model.spec})
+            return Taught(model, known, pick_precision(config["device"]["precision"], device, model.net), parent)
+        path = ensure(own, data, device, "teacher", rebuild)
+    model = load_model(path)
+    same_classes(model.spec["classes"], data.classes, f"teacher {path}")
+    return Taught(
+        model,
+        completed(path)["fingerprint"],
+        pick_precision(config["device"]["precision"], device, model.net),
+        as_parent("teacher", path),
+    )
+
+
+def as_parent(role: str, path: Path) -> dict[str, Any]:
+    return {"role": role, "run": str(path), "fingerprint": completed(path)["fingerprint"], "checkpoint": "model"}
+
+
+class Source:
+    """One teacher's answers for one training: live, or from the store."""
+
+    def __init__(self, config: Plain, data: Data, teacher: Taught, live: LiveTeacher) -> None:
+        self.config, self.teacher, self.live = config, teacher, live
+        self.loader = assembly.train_loader(config, data)
+        self.index = data.train.index.sort().values
+        self.views = sorted({self.loader.view(epoch) for epoch in range(config["epochs"])})
+        folder = Path(config["output_dir"]) / "store"
+        self.store = Store.of(folder, self._key(data), (len(self.index), len(data.classes)))
+
+    def choose(self, shared: bool = False) -> str:
+        """`live` or `stored`. Raises `UsageError` when stored is asked for and views cannot be."""
+        asked = self.config["teacher"]["outputs"]
+        if asked == "live":
+            return asked
+        if not self.loader.views.storable:
+            if asked == "stored":
+                raise UsageError(
+                    "teacher.outputs=stored: streamed images are mixed within their batch, so that a view of one is no "
+                    "function of it; use teacher.outputs=live, or a larger dataset.memory_gb"
+                )
+            return "live"
+        fits = len(self.views) * self.store.view_bytes <= self.config["store"]["max_gb"] * 1e9
+        pays = shared or len(self.views) < self.config["epochs"]
+        return "stored" if asked == "stored" or (fits and (pays or not self.store.missing(self.views))) else "live"
+
+    def answers(self, how: str) -> Answer:
+        """The teacher to train with; the store is filled first where it has to be."""
+        if how == "live":
+            return self.live
+        self.fill()
+        read = {view: self.store.read(view) for view in self.views}
+        return StoredTeacher(read, self.index, self.live.fingerprint)
+
+    def fill(self) -> None:
+        """Ask the teacher for every view that is not stored yet. Of several processes one does, the others wait."""
+        folder = self.store.path.parent
+        waiting = f"teacher: another process is storing its outputs in {self.store.path}; waiting"
+        with one_at_a_time(folder, identity(self.store.key), waiting):
+            missing = self.store.missing(self.views)
+            if missing:
+                self._tell(missing)
+            for view in missing:
+                batches = self.loader.ascending(view, BATCH)
+                total = -(-len(self.index) // BATCH)
+                self.store.write(view, answers(self.live, counted(batches, total, f"teacher, view {view}")))
+        self.store.used()
+        log.info("teacher: its outputs for %d views are in %s", len(self.views), self.store.path)
+
+    def _tell(self, missing: list[int]) -> None:
+        """How large and how long, before it is done."""
+        begin = time.monotonic()
+        self.live(next(iter(self.loader.ascending(missing[0], BATCH))))
+        seconds = (time.monotonic() - begin) * len(missing) * len(self.index) / min(BATCH, len(self.index))
+        log.info(
+            "teacher: storing its outputs for %d views of %s samples: %.1f MB, about %.0f s",
+            len(missing),
+            f"{len(self.index):,}",
+            len(missing) * self.store.view_bytes / 1e6,
+            seconds,
+        )
+
+    def _key(self, data: Data) -> Plain:
+        """Everything that changes a stored logit, and nothing else."""
+        config, spec = self.config, self.teacher.model.spec
+        moving = self.loader.views.moving
+        return {
+            "weights": weights_fingerprint(self.teacher.model.net.net.state_dict()),
+            "spec": spec,
+            "taps": [],
+            "data": data.fingerprint,
+            "samples": weights_fingerprint({"index": self.index}),
+            "augment": [[name, options] for name, options in config["augment"].items()],
+            "view_seed": config["dataset"]["view_seed"] if moving else None,
+            "view_code": self._view_code() if moving else None,
+            "type": "float32" if self.live.precision == "fp32" else "float16",
+            "precision": self.live.precision,
+            "batch_size": BATCH,
+            "threads": torch.get_num_threads(),
+            "device": self.live.device,
+            "torch": torch.__version__,
+        }
+
+    def _view_code(self) -> str:
+        """sha256 of the code that makes views: a change of it makes other views."""
+        used = self.loader.views.single + self.loader.views.mixing
+        sources = [inspect.getsource(module) for module in (views, hashing, *(module for _, module, _ in used))]
+        return hashlib.sha256("\n".join(sources).encode()).hexdigest()
+
+
+def fill_store(config: Plain) -> Store:
+    """Store the outputs of a distillation's teacher, so that runs find them. Raises `UsageError` as `Source.choose`."""
+    from kdrun.stages.common import use_device
+
+    device = use_device(config)
+    data = assembly.read_data(config)
+    teacher = find_teacher(config, data, device)
+    source = Source(config, assembly.on_device(data, device), teacher, teacher.live(device))
+    source.choose()
+    source.fill()
+    return source.store

@@ -1,0 +1,310 @@
+"""The store of teacher outputs: its key, its files, and what it stands for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdrun import assembly
+from kdrun.config import stage_config
+from kdrun.datasets.raw import Files, Labelled, Raw
+from kdrun.datasets.split import Data, split
+from kdrun.errors import UsageError
+from kdrun.models.building import Model, build
+from kdrun.records import store as store_module
+from kdrun.records.store import damaged, is_whole, kept, prune
+from kdrun.stages import teacher as teacher_module
+from kdrun.stages.teacher import Source, Taught
+from kdrun.teachers.live import LiveTeacher
+from tests.conftest import Answer, mutated
+
+Command = Callable[..., Answer]
+SAMPLES = 38  # of 60: a fifth is the test split, a fifth of the rest is for validation
+WORDS = ["epochs=4", "batch_size=8", "student=mlp", "student.widths=[6]", "device.threads=1"]
+
+
+def data(seed: int = 0, samples: int = 60) -> Data:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (samples, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return split(Raw(("a", "b", "c"), Labelled(pixels, torch.arange(samples) % 3)), 0.2, 0, None)
+
+
+@cache
+def composed(*words: str) -> dict[str, Any]:
+    return stage_config("distill", [*WORDS, *words])
+
+
+def taught(read: Data, config: dict[str, Any], seed: int = 0, precision: str = "fp32", **spec: Any) -> Taught:
+    node = {**config["model"], "widths": [5]}
+    model = build({**assembly.model_spec(node, read, config["dataset"]), **spec}, seed)
+    return Taught(model, "f", precision, {})
+
+
+def source(folder: Path, *words: str, read: Data | None = None, **teacher: Any) -> Source:
+    config = {**composed(*words), "output_dir": str(folder)}
+    read = data() if read is None else read
+    made = taught(read, config, **teacher)
+    return Source(config, read, made, made.live("cpu"))
+
+
+MOVING = ("augment=[flip]", "dataset.views=2")
+
+
+def key(folder: Path, *words: str, **more: Any) -> str:
+    return source(folder, *MOVING, *words, **more).store.path.name
+
+
+CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], str]] = {
+    "weights": lambda folder, _: key(folder, seed=1),
+    "data": lambda folder, _: key(folder, read=data(1)),
+    "samples": lambda folder, _: key(folder, read=data(samples=57)),
+    "another augmentation": lambda folder, _: key(folder, "augment=[flip,crop]"),
+    "an augmentation's option": lambda folder, _: key(folder, "augment.flip.probability=0.4"),
+    "view seed": lambda folder, _: key(folder, "dataset.view_seed=1"),
+    "normalisation": lambda folder, _: key(folder, mean=[0.1]),
+    "precision": lambda folder, _: key(folder, precision="bf16"),
+    "batch size": lambda folder, patch: (patch.setattr(teacher_module, "BATCH", 128), key(folder))[1],
+    "threads": lambda folder, patch: (patch.setattr(torch, "get_num_threads", lambda: 7), key(folder))[1],
+    "torch": lambda folder, patch: (patch.setattr(torch, "__version__", "1.0"), key(folder))[1],
+    "code of the views": lambda folder, patch: (
+        patch.setattr(teacher_module.inspect, "getsource", lambda _: ""),
+        key(folder),
+    )[1],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_each_thing_that_changes_an_answer_changes_the_key(
+    change: Callable[[Path, pytest.MonkeyPatch], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key(tmp_path)
+    assert change(tmp_path, monkeypatch) != before
+
+
+@pytest.mark.parametrize(
+    "words", [["seed=3"], ["loss.alpha=0.3"], ["epochs=9"], ["optimizer.lr=1"], ["batch_size=4"], ["student=cnn_tiny"]]
+)
+def test_nothing_of_the_student_changes_the_key(words: list[str], tmp_path: Path) -> None:
+    student = [] if words != ["student=cnn_tiny"] else ["student.widths=[2]"]
+    config = {**stage_config("distill", [*WORDS[:2], "device.threads=1", *MOVING, *words, *student])}
+    read = data()
+    plain = {**stage_config("distill", [*WORDS, *MOVING])}
+    made = taught(read, plain)
+    one, other = (
+        Source({**c, "output_dir": str(tmp_path)}, read, made, made.live("cpu")).store.path for c in (plain, config)
+    )
+    assert one == other
+
+
+def test_without_augmentation_there_is_one_view_and_no_seed_of_it(tmp_path: Path) -> None:
+    one, other = source(tmp_path), source(tmp_path, "dataset.view_seed=5", "epochs=40")
+    assert one.views == other.views == [0]
+    assert one.store.path == other.store.path
+
+
+class Counting(LiveTeacher):
+    """Counts the samples it is asked about."""
+
+    asked = 0
+
+    def __call__(self, batch: Any) -> Any:
+        Counting.asked += len(batch)
+        return super().__call__(batch)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    Counting.asked = 0
+    monkeypatch.setattr(Source, "_tell", lambda *_: None)
+    monkeypatch.setattr(Taught, "live", lambda self, device: Counting(self.model.tapped(), "f", device, self.precision))
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_view_is_computed_once_and_more_epochs_add_views(tmp_path: Path) -> None:
+    source(tmp_path, "augment=[flip]", "epochs=2").fill()
+    assert Counting.asked == 2 * SAMPLES
+    source(tmp_path, "augment=[flip]", "epochs=2", "loss.alpha=0.1").fill()
+    assert Counting.asked == 2 * SAMPLES
+    source(tmp_path, "augment=[flip]", "epochs=5").fill()
+    assert Counting.asked == 5 * SAMPLES
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_flipped_byte_or_a_cut_file_is_noticed_and_made_again(tmp_path: Path) -> None:
+    made = source(tmp_path, "augment=[flip]", "dataset.views=3")
+    made.fill()
+    good = made.store.file(1).read_bytes()
+    for bad in (good[:7] + bytes([good[7] ^ 1]) + good[8:], good[:-1], good[:10], b"", good + b"x"):
+        made.store.file(1).write_bytes(bad)
+        assert not is_whole(made.store.file(1))
+        assert [file.name for one in kept(tmp_path / "store") for file in damaged(one)] == ["view-00001.bin"]
+        made.fill()
+        assert made.store.file(1).read_bytes() == good
+    assert Counting.asked == (3 + 5) * SAMPLES
+
+
+def test_a_reader_that_trusts_its_files_is_noticed(tmp_path: Path) -> None:
+    wrong = mutated(store_module, "opened.read() == MARK", "opened.read() and MARK")
+    made = source(tmp_path)
+    made.fill()
+    file = made.store.file(0)
+    file.write_bytes(b"0" + file.read_bytes()[1:])
+    assert not is_whole(file)
+    assert wrong.is_whole(file)
+
+
+# ------------------------------------------------------------------------------------------------ stored and live
+
+
+def difference(made: Source) -> float:
+    """The largest difference of a logit, over all epochs, between the stored and the live teacher."""
+    stored = made.answers("stored")
+    batches = [batch for epoch in range(4) for batch in made.loader.epoch(epoch)]
+    return max((stored(batch).logits - made.live(batch).logits).abs().max().item() for batch in batches)
+
+
+class PerSample(nn.Module):
+    """Asks the network about one sample at a time: its answers do not depend on the batch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.network(sample[None]) for sample in x])
+
+
+def independent(made: Source) -> Source:
+    net = made.teacher.model.net
+    net.net = PerSample(net.net)
+    made.live = made.teacher.live("cpu")
+    return made
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("words", [(), MOVING, ("augment=[crop,mixup]",)], ids=["still", "cycle", "mixed"])
+def test_stored_equals_live_to_the_bit_where_the_batch_does_not_matter(
+    tmp_path: Path, words: tuple[str, ...], precision: str
+) -> None:
+    assert difference(independent(source(tmp_path, *words, precision=precision))) == 0.0
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-6), ("bf16", 2e-2)])
+def test_and_nearly_where_it_does(tmp_path: Path, precision: str, tolerance: float) -> None:
+    assert difference(source(tmp_path, *MOVING, precision=precision)) <= tolerance
+
+
+def test_students_of_a_stored_and_a_live_teacher_are_the_same_to_the_bit(
+    kdrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the command line, with a teacher whose answers do not depend on the batch."""
+    tapped = Model.tapped
+    monkeypatch.setattr(Model, "tapped", lambda self: (_make_independent(self), tapped(self))[1])
+    words = ["distill", "teacher=mlp", "teacher.widths=[8]", "student=cnn_tiny", "teacher.train.epochs=1"]
+    words += ["epochs=3", "augment=[crop]", "dataset.limit=100", "dataset.views=2", "baseline=false", "device=cpu"]
+    runs = [kdrun(*words, f"teacher.outputs={how}").run for how in ("live", "stored")]
+    recorded = [json.loads((run / "run.json").read_text())["teacher_outputs"] for run in runs]
+    assert recorded == ["live", "stored"]
+    histories = [(run / "metrics.jsonl").read_text() for run in runs]
+    assert histories[0] == histories[1]
+
+
+def _make_independent(model: Model) -> None:
+    if model.spec["kind"] == "mlp" and not isinstance(model.net.net, PerSample):
+        network = model.net.net
+        model.net.net = PerSample(network)
+        model.net.net.state_dict = network.state_dict  # type: ignore[method-assign]
+        model.net.net.load_state_dict = network.load_state_dict  # type: ignore[method-assign]
+
+
+# ------------------------------------------------------------------------------------------------------- choosing
+
+
+def test_auto_stores_where_that_asks_less_often_and_fits(tmp_path: Path) -> None:
+    assert source(tmp_path).choose() == "stored", "four epochs, one view"
+    assert source(tmp_path, "epochs=1").choose() == "live"
+    assert source(tmp_path, "augment=[flip]").choose() == "live", "a new view each epoch"
+    assert source(tmp_path, "augment=[flip]").choose(shared=True) == "stored", "for other jobs too"
+    assert source(tmp_path, "augment=[flip]", "store.max_gb=0").choose(shared=True) == "live"
+    assert source(tmp_path, "augment=[flip]", "store.max_gb=0", "teacher.outputs=stored").choose() == "stored"
+    assert source(tmp_path, "teacher.outputs=live").choose(shared=True) == "live"
+    source(tmp_path, "augment=[flip]").fill()
+    assert source(tmp_path, "augment=[flip]").choose() == "stored", "it is there already"
+
+
+def test_views_that_cannot_be_stored_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    read = data()
+    files = Files([Path("x.png")] * 60, 8, 8)
+    streamed = replace(read, train=replace(read.train, pixels=files))
+    mixed = ("augment=[mixup]", "dataset=digits")
+    assert source(tmp_path, *mixed, read=streamed).choose(shared=True) == "live"
+    with pytest.raises(UsageError, match="streamed images are mixed within their batch"):
+        source(tmp_path, *mixed, "teacher.outputs=stored", read=streamed).choose()
+
+
+def test_a_sweep_asks_its_teacher_once(kdrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight jobs of alpha x temperature: counted in samples that the teacher sees while training."""
+    Counting.asked = 0
+    monkeypatch.setattr(Source, "_tell", lambda *_: None)
+    monkeypatch.setattr("kdrun.stages.teacher.LiveTeacher", Counting)
+    monkeypatch.setattr("kdrun.stages.distill.quality", quality_unasked)
+    words = ["-m", "teacher=cnn_tiny", "student=cnn_tiny", "teacher.train.epochs=1", "epochs=2", "augment=[flip]"]
+    answer = kdrun("distill", *words, "dataset.limit=64", "baseline=false", "loss.alpha=0.5,0.9", *TEMPERATURES)
+    assert (answer.code, answer.err) == (0, "")
+    assert Counting.asked == 2 * 64, "two epochs show two views of 64 samples; eight jobs share them"
+
+
+TEMPERATURES = ["loss.temperature=1,2,4,8"]
+
+
+def quality_unasked(model: Any, config: Any, data: Any, where: Any, teacher: Any = None) -> Any:
+    """The final measurements also ask the teacher, about the test split; they are left out of the count."""
+    from kdrun.stages import common
+
+    return common.quality(model, config, data, where, None)
+
+
+# ------------------------------------------------------------------------------------------------------- commands
+
+
+def test_fill_list_verify_and_prune(kdrun: Command) -> None:
+    words = ["teacher=cnn_tiny", "teacher.train.epochs=1", "epochs=2", "augment=[flip]", "dataset.limit=64"]
+    filled = kdrun("store", "fill", *words)
+    assert filled.code == 0
+    assert "storing its outputs for 2 views of 64 samples" in filled.out
+    used = kdrun("distill", *words, "student=cnn_tiny", "baseline=false")
+    assert "its outputs for 2 views are in outputs/store/" in used.out
+    assert "storing" not in used.out
+    listed = kdrun("store", "list")
+    assert "2 views of 64 samples x 10 classes, flip" in listed.out
+    assert kdrun("store", "verify").code == 0
+    file = next(Path("outputs/store").glob("*/view-00001.bin"))
+    file.write_bytes(b"\0" * file.stat().st_size)
+    verified = kdrun("store", "verify")
+    assert verified.code == 1
+    assert "damaged: view-00001.bin" in verified.out
+    assert "removed" not in kdrun("store", "prune", "keep_gb=1").out
+    assert "removed outputs/store/" in kdrun("store", "prune", "keep_gb=0").out
+    assert kdrun("store", "list").out == ""
+    for wrong in (["store"], ["store", "prune"], ["store", "list", "keep_gb=1"], ["store", "prune", "keep_gb=-1"]):
+        assert kdrun(*wrong).code == 2
+
+
+def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+    stores = [source(tmp_path, seed=seed) for seed in range(3)]
+    for made in stores:
+        made.fill()
+    for age, made in enumerate(stores):
+        os.utime(made.store.path / "store.json", (1000 - age, 1000 - age))
+    size = next(kept(tmp_path / "store")).size
+    removed = prune(tmp_path / "store", 1.5 * size / 1e9)
+    assert [one.path for one in removed] == [stores[2].store.path, stores[1].store.path]
