@@ -28,7 +28,8 @@ from kdrun.redact import redacted, redacted_values, redacted_words
 
 FORMAT = 1
 Line = dict[str, float | int | str]  # of metrics.jsonl
-PLACES = ("run_dir", "resume", "data_dir", "output_dir", "teacher.run", "device.threads")  # may change in a resumed run
+# what may change in a resumed run
+PLACES = ("run_dir", "resume", "data_dir", "output_dir", "teacher.run", "teacher.outputs", "device.threads")
 log = logging.getLogger("kdrun")
 
 
@@ -45,6 +46,7 @@ class About:
     parents: Sequence[Mapping[str, Any]] = ()
     overrides: Sequence[str] = ()
     places: Mapping[str, Any] = field(default_factory=dict)  # folders on this machine
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what else a stage has to record
 
 
 class Run:
@@ -103,6 +105,7 @@ class Run:
             "device": dict(about.device),
             "parents": [dict(parent) for parent in about.parents],
             "places": dict(about.places),
+            **about.facts,
             **environment(),
         }
         if before is not None:
@@ -286,7 +289,10 @@ def _refuse_other(path: Path, before: Mapping[str, Any], about: About) -> None:
 
 def refuse_changed(path: Path, config: Mapping[str, Any]) -> None:
     """Raise `UsageError` unless a run's saved config is this one, apart from places."""
-    changed = list(_changed(read_config(path), config, ""))
+    saved = read_config(path)
+    if "kind" not in config.get("dataset", {}):  # an evaluation on the data of its model's run
+        config = {**config, "dataset": saved.get("dataset")}
+    changed = list(_changed(saved, config, ""))
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise UsageError(

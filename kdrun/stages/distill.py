@@ -16,7 +16,7 @@ from kdrun.records.models import load_model, save_model
 from kdrun.records.run import About, Run, unfinished_run
 from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
 from kdrun.stages.optimise import optimise
-from kdrun.stages.teacher import Source, as_parent, find_teacher
+from kdrun.stages.teacher import Source, as_parent, find_teacher, outputs_before
 from kdrun.stages.train import ensure, name
 from kdrun.teachers.live import LiveTeacher
 
@@ -48,7 +48,7 @@ def distill(
     resident = assembly.on_device(data, device)
     live = teacher.live(device)
     source = Source(config, resident, teacher, live)
-    how = source.choose(shared)
+    how = outputs_before(unfinished) or source.choose(shared)
     probe = assembly.probe_images(resident)
     learner = assembly.learner(config, student, live.model, probe)
     parents = {"teacher": teacher.fingerprint, "teacher_precision": teacher.precision}
@@ -65,6 +65,7 @@ def distill(
         parents=[teacher.parent] + ([] if alone is None else [as_parent("alone", alone)]),
         overrides=overrides or [],
         places=assembly.places(config),
+        facts={"teacher_outputs": how},
     )
     with Run.begin(about, unfinished) as run:
         for one in about.parents:
@@ -72,7 +73,6 @@ def distill(
         tell_enlarged(run, student, data)
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)
-        run.note(teacher_outputs=how)
         weights = optimise(run, states, config, training, source.answers(how), resident)
         save_model(run.checkpoint("model"), student, weights)
         fill(student, weights)

@@ -34,14 +34,25 @@ def resume(run: Path) -> Path:
 def saved_config(run: Path, info: dict[str, Any]) -> Plain:
     """A run's config, checked, with the data folder that it used and the threads it had.
 
-    What else is made for it goes where the run is, wherever its config, perhaps somebody else's, wanted it.
+    What else is made for it goes where its others are.
     """
     config = checked_run_config(read_config(run), run)
     threads = config["device"]["threads"] or info["device"]["threads"]
     data_dir = config["data_dir"] or info["places"]["data_dir"]
     device = {**config["device"], "threads": threads}
-    output_dir = run.absolute().parents[1] if run.absolute().parent.name == config["stage"] else Path("outputs")
-    config = {**config, "data_dir": data_dir, "output_dir": str(output_dir), "device": device}
+    config = {**config, "data_dir": data_dir, "output_dir": str(_output_dir(run, config, info)), "device": device}
     if "teacher_outputs" in info:  # what `auto` chose then; what it would choose now depends on what is stored
         config["teacher"] = {**config["teacher"], "outputs": info["teacher_outputs"]}
     return config
+
+
+def _output_dir(run: Path, config: Plain, info: dict[str, Any]) -> Path:
+    """Where the run's teacher and others are, or would be made: a folder that has runs in it already, else `outputs`.
+
+    The config may be somebody else's and name any folder of this machine: nothing is begun in one that has no runs.
+    """
+    beside = [run.absolute().parents[1]] if run.absolute().parent.name == config["stage"] else []
+    for folder in (Path(str(info["places"].get("output_dir"))), *beside):
+        if any(folder.glob("*/*/run.json")):
+            return folder
+    return Path("outputs")

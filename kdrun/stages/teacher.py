@@ -25,7 +25,7 @@ from kdrun.progress import counted
 from kdrun.records.fingerprint import fingerprint
 from kdrun.records.lock import one_at_a_time
 from kdrun.records.models import load_model
-from kdrun.records.run import completed
+from kdrun.records.run import completed, read_info
 from kdrun.records.store import Store, identity, weights_fingerprint
 from kdrun.stages.train import ensure
 from kdrun.teachers.live import LiveTeacher
@@ -79,6 +79,14 @@ def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) 
 
 def as_parent(role: str, path: Path) -> dict[str, Any]:
     return {"role": role, "run": str(path), "fingerprint": completed(path)["fingerprint"], "checkpoint": "model"}
+
+
+def outputs_before(unfinished: Path | None) -> str | None:
+    """How the teacher was asked in the attempts before: what is stored since then does not change a run half-way."""
+    if unfinished is None or not (unfinished / "run.json").exists():
+        return None
+    before: str | None = read_info(unfinished).get("teacher_outputs")
+    return before if before in ("live", "stored") else None
 
 
 class Source:

@@ -178,9 +178,9 @@ def prepare(folder: Path) -> None:
     mnist(folder / "flat", shape=(28,))
     (folder / "mine" / "model").mkdir(parents=True)
     (folder / "mine" / "model" / "broken.yaml").write_text("kind: [mlp\n")
-    (folder / "mine" / "experiment").mkdir()
+    (folder / "ours" / "experiment").mkdir(parents=True)
     text = "# @package _global_\nepochs: many\noptimizr:\n  lr: 0.1\n"
-    (folder / "mine" / "experiment" / "wrong.yaml").write_text(text)
+    (folder / "ours" / "experiment" / "wrong.yaml").write_text(text)
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "a sweep of no such choice": (words("distill -m student=mpl,cnn"), 2, "did you mean mlp?"),
     "a kind by its key": (words("train model.kind=mlp"), 2, "choose it with model=<name>"),
     "a config of one's own": (words("train --config-dir mine model=broken"), 2, "mine/model/broken.yaml"),
-    "an experiment of one's own": (words("train --config-dir mine experiment=wrong"), 2, "did you mean optimizer?"),
+    "an experiment of one's own": (words("train --config-dir ours experiment=wrong"), 2, "did you mean optimizer?"),
     "an interpolation of nothing": (["distill", "epochs=${nope}"], 2, "Interpolation key 'nope' not found"),
     "an interpolation of itself": (["distill", "epochs=${epochs}"], 2, "Recursive interpolation"),
     "a very long word": (["distill", LONG], 2, "is not an override"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import shutil
 import signal
@@ -23,6 +24,7 @@ from kdrun.records.state import StateFiles
 from kdrun.stages import optimise as optimise_module
 from kdrun.stages.distill import distill
 from kdrun.stages.resume import resume
+from kdrun.stages.teacher import fill_store
 from tests.conftest import mutated
 from tests.reliability.test_crashes import Record, left, same
 
@@ -250,3 +252,17 @@ def test_auto_saves_as_often_as_a_hundredth_of_the_time_allows(tmp_path: Path, m
             saved.append(epoch)
     assert saved == [1, 10, 19, 28]  # 250 s of training between saves of 2.5 s
     assert [epoch for epoch in range(1, 10) if StateFiles(tmp_path, 3).due(epoch)] == [3, 6, 9]
+
+
+def test_what_is_stored_since_does_not_change_a_run_half_way(tmp_path: Path) -> None:
+    """Live and stored answers may differ in their last bits; a run keeps to the one it began with."""
+    config = config_of(tmp_path, "augment=[flip]")
+    whole = left(distill({**config, "run_dir": str(tmp_path / "whole")}))
+    with stopped_after(6):
+        distill({**config, "run_dir": str(tmp_path / "cut")})
+    fill_store(config)
+    distill({**config, "run_dir": str(tmp_path / "cut"), "resume": "auto"})
+    assert json.loads((tmp_path / "cut" / "run.json").read_text())["teacher_outputs"] == "live"
+    assert same(left(tmp_path / "cut"), whole)
+    fresh = distill({**config, "run_dir": str(tmp_path / "fresh")})
+    assert json.loads((fresh / "run.json").read_text())["teacher_outputs"] == "stored"
