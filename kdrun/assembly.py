@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +19,12 @@ from kdrun.datasets.raw import Files
 from kdrun.datasets.split import Data, Split, split
 from kdrun.datasets.views import Views
 from kdrun.engine import Recipe, Training
-from kdrun.errors import UsageError
-from kdrun.learner import Learner
+from kdrun.errors import UsageError, brief
+from kdrun.learner import Learner, Weight
 from kdrun.losses import Term
 from kdrun.models.building import Model, Spec
+from kdrun.taps import Tapped
+from kdrun.tracing import find_taps
 from kdrun.types import Outputs
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -37,7 +41,7 @@ COMMON_DATA_KEYS = (
     "views",
     "verify",
 )
-ORIGIN = ("checkpoint", "weights", "rename", "mean", "std")
+ORIGIN = ("checkpoint", "weights", "rename", "mean", "std", "taps")
 
 # ------------------------------------------------------------------------------------------------------------ data
 
@@ -131,16 +135,43 @@ def model_spec(node: Plain, data: Data, dataset: Plain) -> Spec:
 # -------------------------------------------------------------------------------------------------------- training
 
 
-def terms(config: Plain) -> tuple[dict[str, Term], dict[str, float]]:
+def terms(config: Plain) -> tuple[dict[str, Term], dict[str, Weight]]:
     """The task loss and the distillation terms of a config, and their weights, by name."""
     loss = config["loss"]
-    task = lookup_term(loss["task"]["kind"])(label_smoothing=config["label_smoothing"])
-    built, weights = {"task": task}, {"task": float(loss["task"]["weight"])}
+    built = {"task": lookup_term(loss["task"]["kind"])(label_smoothing=config["label_smoothing"])}
+    weights = {"task": _weight(loss["task"]["weight"])}
     for name, node in loss["terms"].items():
-        options = {key: value for key, value in node.items() if key not in ("kind", "weight")}
-        built[name] = lookup_term(node["kind"])(**options)
-        weights[name] = float(node["weight"])
+        options = {key: value for key, value in node.items() if key not in ("kind", "weight", "warmup")}
+        built[name] = _term(name, node["kind"], options)
+        weights[name] = _weight(node["weight"], node.get("warmup", 0.0))
     return built, weights
+
+
+def _term(name: str, kind: str, options: Plain) -> Term:
+    """A term with its options; those that are courses over the training begin where these begin."""
+    if hasattr(nn.ModuleDict(), name):
+        raise UsageError(f"loss.terms.{brief(name)}: this name is taken by torch; choose another")
+    courses = {key: _course(value) for key, value in options.items() if _is_course(value)}
+    term = lookup_term(kind)(**options | {key: course(0.0) for key, course in courses.items()})
+    term.courses = courses
+    return term
+
+
+def _weight(value: Any, warmup: float = 0.0) -> Weight:
+    """A number, or a function of the share of the training that is done."""
+    if not isinstance(value, dict) and not warmup:
+        return float(value)
+    course = _course(value) if isinstance(value, dict) else lambda done: float(value)
+    return lambda done: course(done) * (schedule.between(done, 0.0, 1.0, until=warmup) if warmup else 1.0)
+
+
+def _is_course(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() >= {"from", "to", "shape", "until"}
+
+
+def _course(node: Plain) -> Callable[[float], float]:
+    shape, until = node["shape"], node["until"]
+    return lambda done: schedule.between(done, node["from"], node["to"], shape, until)
 
 
 def lookup_term(kind: str) -> type[Term]:
@@ -163,6 +194,13 @@ def learner(config: Plain, model: Model, teacher: nn.Module | None, probe: Tenso
     """The student with its terms, each term built on both models' outputs for the images of `probe`."""
     parts, weights = terms(config)
     student = model.tapped().to(probe.device)
+    for name, term in parts.items():
+        if config["batch_size"] < term.smallest_batch:
+            least = f"needs batches of at least {term.smallest_batch}"
+            raise UsageError(f"loss.terms.{name} {least}, and batch_size={config['batch_size']}")
+    if teacher is not None and reads_features(config):
+        tap(student, config["model"].get("taps"), probe)
+        tap(teacher, config["teacher"].get("taps"), probe)
     student_probe, teacher_probe = _probe(student, probe), None if teacher is None else _probe(teacher, probe)
     if teacher_probe is not None and teacher_probe.logits.shape != student_probe.logits.shape:
         raise UsageError(
@@ -171,9 +209,25 @@ def learner(config: Plain, model: Model, teacher: nn.Module | None, probe: Tenso
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"] + 1)  # adapters
-        for term in parts.values():
-            term.build(student_probe, teacher_probe, teacher)
+        for name, term in parts.items():
+            try:
+                term.build(student_probe, teacher_probe, teacher)
+            except UsageError as error:
+                models = f"teacher {getattr(teacher, 'name', None)}, student {student.name}"
+                raise UsageError(f"loss.terms.{name}, {models}: {error}") from error
     return Learner(student, parts, weights)
+
+
+def reads_features(config: Plain) -> bool:
+    """Does a term of the loss read more of a teacher than its logits?"""
+    return any(lookup_term(node["kind"]).features for node in config["loss"]["terms"].values())
+
+
+def tap(model: nn.Module, told: dict[str, str] | None, probe: Tensor) -> None:
+    """Have a model answer with its features as well: those of the places that are told, else of those found."""
+    if not isinstance(model, Tapped):
+        raise TypeError(f"only a Tapped model answers with features, and this is a {type(model).__name__}")
+    model.tap(find_taps(model, probe) if told is None else told)
 
 
 def probe_images(data: Data) -> Tensor:

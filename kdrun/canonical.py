@@ -7,10 +7,12 @@ that a teacher found by fingerprint is the same whether `train-teacher` or `dist
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kdrun.errors import brief, suggestion
+from kdrun.terms import course_schema, kinds
 
 Plain = dict[str, Any]
 
@@ -48,11 +50,22 @@ def violations(values: Mapping[str, Any], schema: Mapping[str, Any], prefix: str
             node = prefix.rstrip(".")
             yield f"{path}={brief(value)}: a kind comes with its own options; choose it with {node}=<name>"
         elif key not in schema:
-            yield f"unknown key {brief(path)}; {suggestion(key, [one for one in schema if one != 'limits'], most=20)}"
+            known = [one for one in schema if one != "limits"]
+            yield f"unknown key {brief(path)}; {suggestion(str(key), known, most=20)}"
         elif isinstance(value, dict) and isinstance(schema[key], dict):
             yield from violations(value, schema[key], f"{path}.")
+        elif isinstance(value, dict) and _may_change(key, schema):
+            if not value.keys() >= {"from", "to"}:
+                yield f"{path}={brief(value)}: a course over the training needs from and to, as {{from: 4, to: 1}}"
+            yield from violations(value, course_schema(schema[key], limits.get(key)), f"{path}.")
         else:
             yield from _wrong_type(path, value, schema[key], limits.get(key))
+
+
+def _may_change(key: str, schema: Mapping[str, Any]) -> bool:
+    """May this be a course over the training? The weights and the numbers of a loss may, and nothing else."""
+    of_a_loss = "weight" in schema or "alpha" in schema
+    return of_a_loss and isinstance(schema[key], float) and key not in ("alpha", "warmup")
 
 
 def sound(values: Plain, schema: Plain) -> Plain:
@@ -160,18 +173,16 @@ def without_limits(node: Any) -> Any:
 # ------------------------------------------------------------------------------------------------- contradictions
 
 
-def contradictions(stage: str, config: Plain) -> Iterator[str]:
-    """One line for each pair of values that cannot both be meant."""
+def contradictions(stage: str, config: Plain, folders: Sequence[Path] = ()) -> Iterator[str]:
+    """One line for each pair of values that cannot both be meant. `folders` are those of `--config-dir`."""
     for key in ("run_dir", "data_dir", "output_dir", "run"):
         yield from _wrong_place(key, config.get(key))
     yield from _wrong_data(config["dataset"])
-    if config["resume"] == "auto" and config["run_dir"] is None:
-        yield "resume=auto needs run_dir=<directory>, which names the run to go on with"
     if stage in ("train", "train_teacher", "distill"):
         yield from _recipe_contradictions(config, config["dataset"], "")
     if stage == "distill":
         yield from _recipe_contradictions(config["teacher"]["train"], config["dataset"], "teacher.train.")
-        if "kind" not in config["loss"] and not config["loss"].get("terms"):
+        if not config["loss"].keys() & {"kind", "terms"} or config["loss"].get("terms") == {}:
             yield "loss=labels has no teacher term, so nothing is distilled; use `kdrun train`, or choose loss=kd"
         precision, device = config["teacher"]["train"]["precision"], config["device"]["name"]
         yield from _wrong_precision("teacher.train.precision", precision, device)
@@ -183,9 +194,34 @@ def contradictions(stage: str, config: Plain) -> Iterator[str]:
         yield from _wrong_origin(role, node)
         if node.get("checkpoint") is not None and node.get("weights") is not None:
             yield f"{role}.checkpoint and {role}.weights both name weights; set one of them"
-    if stage.startswith("train") and (config["loss"].get("kind") or config["loss"].get("terms")):
-        yield f"loss={config['loss'].get('kind', 'mix')} needs a teacher; use `kdrun distill`, or loss=labels"
+    if "loss" in config:
+        yield from _wrong_loss(stage, config["loss"], folders)
     yield from _wrong_precision("device.precision", config["device"]["precision"], config["device"]["name"])
+
+
+def _wrong_loss(stage: str, loss: Plain, folders: Sequence[Path]) -> Iterator[str]:
+    terms = loss.get("terms", {})
+    if stage.startswith("train") and ("kind" in loss or terms != {}):
+        name = loss.get("kind") or (next(iter(terms)) if isinstance(terms, dict) and len(terms) == 1 else "mix")
+        yield f"loss={brief(name)} needs a teacher; use `kdrun distill`, or loss=labels"
+    elif not isinstance(terms, dict):
+        given = "loss=mix has no terms" if terms is None else f"loss.terms={brief(terms)}"
+        yield f"{given}: name them with their weights, as loss.terms='{{kd: 0.9, logit_std: 9}}'"
+    else:
+        known = kinds(folders)
+        for name, term in terms.items():
+            yield from _wrong_term(str(name), term, known)
+
+
+def _wrong_term(name: str, term: Any, known: Mapping[str, Plain]) -> Iterator[str]:
+    node = term if isinstance(term, dict) else {"weight": term}
+    kind, path = str(node.get("kind", name)), f"loss.terms.{brief(name)}"
+    if not name.isidentifier() or name == "task":
+        yield f"{path}: no name for a term; letters, digits and _ make one, and 'task' is the task loss"
+    elif kind not in known:
+        yield f"{path}: there is no such loss as {brief(kind)}; {suggestion(kind, known, most=20)}"
+    else:
+        yield from violations(node, known[kind], f"{path}.")
 
 
 def _wrong_precision(key: str, precision: str, device: str) -> Iterator[str]:
@@ -216,6 +252,9 @@ def _wrong_origin(role: str, node: Plain) -> Iterator[str]:
         yield f"{role}.rename={brief(rename)}: must map key prefixes, as '{role}.rename={{linear: fc}}'"
     elif rename and weights is None and node.get("checkpoint") is None:
         yield f"{role}.rename maps the keys of a file of weights; set {role}.checkpoint"
+    taps = node.get("taps")
+    if not isinstance(taps, dict | None) or not all(isinstance(one, str) for one in (taps or {}).values()):
+        yield f"{role}.taps={brief(taps)}: must map taps to modules, as '{role}.taps={{stage1: layer1}}', or be null"
     for key in PLACES_OF_A_MODEL:
         yield from _wrong_place(f"{role}.{key}", node.get(key))
     if not isinstance(weights, str | None):
@@ -255,40 +294,64 @@ def _recipe_contradictions(recipe: Plain, dataset: Plain, prefix: str) -> Iterat
 # -------------------------------------------------------------------------------------------------- canonical form
 
 
-def canonical(stage: str, config: Plain) -> Plain:
-    """The saved form: `model` is what is trained or measured, the loss is expanded, what is forced is set."""
+def canonical(stage: str, config: Plain, folders: Sequence[Path] = ()) -> Plain:
+    """The saved form: `model` is what is trained or measured, the loss is expanded, what is forced is set.
+
+    `folders` are those of `--config-dir`.
+    """
     config = dict(config)
     config.pop("experiment", None)
     if stage == "train_teacher":
         config["model"] = config.pop("teacher")
     if stage in ("train", "train_teacher", "distill"):
-        config = _forced(config, config["dataset"])
+        config = _forced(config, config["dataset"], folders)
     if stage == "distill":
         teacher = dict(config["teacher"])
-        teacher["train"] = _forced(teacher["train"], config["dataset"])
+        teacher["train"] = _forced(teacher["train"], config["dataset"], folders)
         config = {**config, "teacher": teacher, "model": config["student"]}
         del config["student"]
     return {"stage": "train" if stage == "train_teacher" else stage, **config}
 
 
-def _forced(recipe: Plain, dataset: Plain) -> Plain:
-    recipe = {**recipe, "loss": expanded_loss(recipe["loss"])}
+def _forced(recipe: Plain, dataset: Plain, folders: Sequence[Path]) -> Plain:
+    recipe = {**recipe, "loss": expanded_loss(recipe["loss"], folders)}
     if dataset["validation"] == 0:
         recipe["select"] = "last"  # there is nothing to choose by
     return recipe
 
 
-def expanded_loss(loss: Plain) -> Plain:
+def expanded_loss(loss: Plain, folders: Sequence[Path] = ()) -> Plain:
     """`{task: {kind, weight}, terms: {name: {kind, weight, …}}}`.
 
-    A convex loss is written short, as `kind`, `alpha` and the term's options: task 1 - alpha, term alpha.
+    A convex loss is written short, as `kind`, `alpha` and the term's options: task 1 - alpha, term alpha. A term of a
+    mix may be its weight alone, or some of its options: its kind, the name if it has none, says the others.
     """
     if "kind" in loss:
         options = {key: value for key, value in loss.items() if key not in ("kind", "alpha", "task")}
         task = {**loss["task"], "weight": round(1 - loss["alpha"], 12)}
-        return {"task": task, "terms": {loss["kind"]: {"kind": loss["kind"], "weight": loss["alpha"], **options}}}
-    terms = loss.get("terms") or {}
-    return {"task": loss["task"], "terms": {name: {"kind": name, **term} for name, term in terms.items()}}
+        terms = {loss["kind"]: {"kind": loss["kind"], "weight": loss["alpha"], **options}}
+    else:
+        task, terms = loss["task"], loss.get("terms") or {}
+    known = kinds(folders)
+    task = _with_courses(task, {"weight": 1.0})
+    return {"task": task, "terms": {name: _expanded(name, term, known) for name, term in terms.items()}}
+
+
+def _expanded(name: str, term: Any, known: Mapping[str, Plain]) -> Plain:
+    node = dict(term) if isinstance(term, dict) else {"weight": term}
+    kind = node.pop("kind", name)
+    schema = known.get(kind, {})
+    return _with_courses({"kind": kind, **without_limits(schema), **with_floats(node, schema)}, schema)
+
+
+def _with_courses(node: Plain, schema: Plain) -> Plain:
+    """Every course over the training with all its keys."""
+    full = dict(node)
+    for key, value in node.items():
+        if isinstance(value, dict) and isinstance(schema.get(key), float):
+            course = course_schema(schema[key], None)
+            full[key] = with_floats({**without_limits(course), **value}, course)
+    return full
 
 
 # -------------------------------------------------------------------------------------- the trainings a run needs
@@ -311,7 +374,7 @@ def teacher_training(config: Plain) -> Plain:
 
 
 def _shared(config: Plain) -> Plain:
-    keep = ("seed", "data_dir", "output_dir", "checkpoint", "dataset", "device")
+    keep = ("seed", "data_dir", "output_dir", "checkpoint", "sweep", "dataset", "device")
     return {"stage": "train", **{key: config[key] for key in keep}, "run_dir": None, "resume": "never"}
 
 
@@ -326,7 +389,8 @@ def identity(config: Plain, data: str, precision: str, parents: Mapping[str, str
     `data` is the data's fingerprint, `precision` the resolved one, `parents` the fingerprints of a teacher and of
     initial weights. Paths, threads, device, stage and role are not in it.
     """
-    origin = ("checkpoint", "weights", "rename")
+    origin = ("checkpoint", "weights", "rename", "taps")
+    taps = {role: config[role]["taps"] for role in ("model", "teacher") if config.get(role, {}).get("taps")}
     return {
         "model": {key: value for key, value in config["model"].items() if key not in origin},
         "dataset": {key: value for key, value in config["dataset"].items() if key not in PLACES},
@@ -336,4 +400,5 @@ def identity(config: Plain, data: str, precision: str, parents: Mapping[str, str
         "precision": precision,
         "data": data,
         "parents": dict(parents),
+        **({"taps": taps} if taps and config["loss"]["terms"] else {}),  # where a loss reads; labels alone read nothing
     }

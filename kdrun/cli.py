@@ -11,13 +11,14 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kdrun import __version__, stopping
 from kdrun.errors import KdrunError, UsageError, brief, suggestion
 from kdrun.redact import is_credential, redacted
+from kdrun.running import in_one_line, run_stage, show
+from kdrun.words import key_values, number, option, overrides_of, positional_run, without_option
 
 HELP = """\
 kdrun: knowledge distillation from the command line, with numbers that can be trusted
@@ -26,7 +27,7 @@ kdrun: knowledge distillation from the command line, with numbers that can be tr
   kdrun train-teacher [key=value …]    train a teacher; kdrun train model=… likewise, with a student's budget
   kdrun evaluate <run> [key=value …]   a run's model on a test split; or model=<name> model.checkpoint=<file>
   kdrun predict <run> image.png …      the likeliest classes of images
-  kdrun resume <run>                   go on with a run that was cut off
+  kdrun resume <run or sweep>          go on with what was cut off
   kdrun reproduce <run>                a saved config again, and the numbers compared
   kdrun clean [folder]                 free the space of what finished runs no longer need
   kdrun store fill [key=value …]       a teacher's outputs, asked once for many runs; store list, verify, prune
@@ -68,7 +69,7 @@ def main() -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"kdrun: {_in_one_line(error)}", file=sys.stderr)
+        print(f"kdrun: {in_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG else 1
     finally:
         gc.enable()
@@ -110,8 +111,8 @@ def dispatch(arguments: list[str], debug: bool) -> int:
 def _stage(command: str, arguments: list[str], debug: bool) -> int:
     gc.disable()  # composing makes many objects and no garbage: a tenth of its time; on again when a job starts
     stage = STAGES[command]
-    words, plugins = _option(arguments, "--plugin")
-    folders = [Path(folder) for folder in _option(words, "--config-dir", "-cd")[1]]
+    words, plugins = option(arguments, "--plugin")
+    folders = [Path(folder) for folder in option(words, "--config-dir", "-cd")[1]]
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise UsageError(f"--config-dir {missing[0]}: there is no such folder")
@@ -124,118 +125,86 @@ def _stage(command: str, arguments: list[str], debug: bool) -> int:
     if any(len(flag) > 3 and "--experimental-rerun".startswith(flag) for flag in flags):  # argparse takes beginnings
         raise UsageError("--experimental-rerun loads a pickle, which can run any code; use `kdrun reproduce <run>`")
     if stage == "evaluate":
-        words = _positional_run(words)
+        words = positional_run(words)
     for plugin in plugins:
         _plug_in(plugin)
+    if SWEEP & set(words) and not (HYDRA_FLAGS - SWEEP) & set(words):
+        return _sweep(stage, words, folders, plugins, debug)
     if any(word in HYDRA_FLAGS or word.startswith(("--cfg=", "--info=")) for word in words):
         return _through_hydra(stage, words, folders, debug)
     from kdrun.config import stage_config
 
-    overrides = _without_option(words, "--config-dir", "-cd")
+    overrides = without_option(words, "--config-dir", "-cd")
     strange = [word for word in overrides if word.startswith("-")]
     if strange:
         raise UsageError(f"unknown option {brief(strange[0])}; `kdrun --help` lists those there are")
-    return _run_stage(stage_config(stage, overrides, folders), overrides, debug)
-
-
-def _run_stage(config: dict[str, Any], overrides: list[str], debug: bool, shared: bool = False) -> int:
-    """Run a checked config and show its outcome. `shared`: other jobs of a sweep need the same teacher's outputs."""
-    from kdrun.progress import shown
-    from kdrun.records.run import is_completed, refuse_changed, unfinished_run
-
-    gc.enable()
-    begun = unfinished_run(config)
-    if begun is not None and is_completed(begun):
-        refuse_changed(begun, config)
-        print(f"run {begun} is completed: there is nothing to go on with")
-        _print_outcome(begun)
-        return 0
-    with shown(debug):
-        more = {"shared": shared} if config["stage"] == "distill" else {}
-        path = _stage_function(config["stage"])(config, overrides=overrides, **more)
-    _show(path)
+    run_stage(stage_config(stage, overrides, folders), overrides, debug)
     return 0
 
 
-def _stage_function(stage: str) -> Callable[..., Path]:
-    """torch is imported here, when the config is known to be sound."""
-    if stage == "train":
-        from kdrun.stages.train import train
-
-        return train
-    if stage == "distill":
-        from kdrun.stages.distill import distill
-
-        return distill
-    from kdrun.stages.evaluate import evaluate_run
-
-    return evaluate_run
-
-
-def _show(path: Path) -> None:
-    from kdrun.records.run import append_log
-    from kdrun.reports.outcome import outcome
-
-    text = outcome(path)
-    append_log(path, text)
-    print(f"\n{text}")
-
-
-def _print_outcome(path: Path) -> None:
-    from kdrun.reports.outcome import outcome
-
-    print(f"\n{outcome(path)}")
-
-
 def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: bool) -> int:
-    """What Hydra itself answers: sweeps, printing of configs, help, completion. The worst exit code of the jobs."""
+    """What Hydra itself answers: configs that are printed, help, completion, sweeps with a launcher of Hydra's.
+
+    Returns the worst exit code of the jobs.
+    """
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from kdrun.config import check_sweep, conf_dir, job_config, jobs_that_share_a_teacher, register_roles, stage_config
+    from kdrun.config import conf_dir, job_config, register_roles, stage_config
 
-    codes, sharing = [0], 1
+    codes = [0]
 
     def job(config: Any) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         print(f"\njob {len(codes)}: {' '.join(overrides)}", flush=True)
         try:
-            checked = job_config(stage, config, HydraConfig.get().runtime.choices, folders)
-            codes.append(_run_stage(checked, overrides, debug, shared=sharing > 1))
-        except KdrunError as error:
-            if debug:
-                raise
-            print(f"kdrun: {redacted(str(error))}", file=sys.stderr)
-            codes.append(error.exit_code)
+            run_stage(job_config(stage, config, HydraConfig.get().runtime.choices, folders), overrides, debug)
         except Exception as error:
             if debug:
                 raise
-            print(f"kdrun: {_in_one_line(error)}", file=sys.stderr)
-            codes.append(1)
+            print(
+                f"kdrun: {redacted(str(error)) if isinstance(error, KdrunError) else in_one_line(error)}",
+                file=sys.stderr,
+            )
+            codes.append(error.exit_code if isinstance(error, KdrunError) else 1)
 
     register_roles(folders)
-    words = sorted(words, key=lambda word: word not in SWEEP)  # argparse wants no option between the overrides
-    sys.argv = ["kdrun", *words]
-    typed = [word for word in _without_option(words, "--config-dir", "-cd") if "=" in word and word[0] != "-"]
-    if SWEEP & set(words):
-        secret = next((word.partition("=")[0] for word in typed if is_credential(word.partition("=")[0])), None)
-        if secret is not None:
-            raise UsageError(f"{secret}: Hydra writes what a sweep is given into a file; set it in the environment")
-        check_sweep(stage, typed, folders)
-        sharing = jobs_that_share_a_teacher(typed)
+    typed = overrides_of(words)
+    sys.argv = ["kdrun", *sorted(words, key=lambda word: word not in SWEEP)]  # no option between the overrides
     said = io.StringIO()
     try:
         with contextlib.nullcontext() if SWEEP & set(words) else contextlib.redirect_stderr(said):
             hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
     except SystemExit as error:
-        if isinstance(error.code, int) and error.code > 128:
-            raise  # a signal
         if error.code:
             if not SWEEP & set(words) and not COMPLETION & set(words):
                 stage_config(stage, typed, folders)  # says the mistake in one line
             print(said.getvalue(), file=sys.stderr, end="")
             return 2
     return max(codes)
+
+
+def _sweep(stage: str, words: list[str], folders: list[Path], plugins: list[str], debug: bool) -> int:
+    """`-m`: checked as far as it can be before the first job, then each job in a process of its own."""
+    from kdrun.config import check_sweep, jobs_that_share_a_teacher, swept_keys
+
+    typed = overrides_of(words)
+    secret = next((word.partition("=")[0] for word in typed if is_credential(word.partition("=")[0])), None)
+    if secret is not None:
+        raise UsageError(f"{secret}: a sweep keeps what it is given in a file; set it in the environment")
+    check_sweep(stage, typed, folders)
+    if any(word.lstrip("+").startswith(("hydra/launcher", "hydra/sweeper", "hydra.sweeper")) for word in typed):
+        return _through_hydra(stage, words, folders, debug)
+    from kdrun.reports.sweep import results
+    from kdrun.sweeps.sweep import Sweep, carry_out, sweep_name
+
+    keys = dict(word.split("=", 1) for word in typed)
+    name = keys.get("sweep.name", "").strip("'") or sweep_name(stage, typed, swept_keys(typed))
+    folder = Path(keys.get("output_dir", "outputs").strip("'")) / "sweeps" / name
+    shared = jobs_that_share_a_teacher(typed) > 1
+    code = carry_out(Sweep(stage, typed, folder, folders, plugins, shared, debug))
+    print(f"\n{results(folder)}")
+    return code
 
 
 def _completion(arguments: list[str]) -> int:
@@ -266,8 +235,8 @@ def _plug_in(name: str) -> None:
 
 
 def _list(arguments: list[str]) -> int:
-    words, folders = _option(arguments, "--config-dir", "-cd")
-    keys, rest = _keys(words, ("output_dir",))
+    words, folders = option(arguments, "--config-dir", "-cd")
+    keys, rest = key_values(words, ("output_dir",))
     from kdrun.lookup import conf_dir
     from kdrun.reports.listing import listing
 
@@ -279,7 +248,7 @@ def _list(arguments: list[str]) -> int:
 
 
 def _predict(arguments: list[str]) -> int:
-    keys, words = _keys(arguments, ("top_k", "run"))
+    keys, words = key_values(arguments, ("top_k", "run"))
     words = [keys["run"], *words] if "run" in keys else words
     top_k = keys.get("top_k", "5")
     if len(words) < 2 or not top_k.isdigit() or int(top_k) < 1:
@@ -295,26 +264,35 @@ def _predict(arguments: list[str]) -> int:
 
 
 def _resume(arguments: list[str], debug: bool) -> int:
-    keys, words = _keys(arguments, ("run",))
+    keys, words = key_values(arguments, ("run",))
     words = [keys["run"], *words] if "run" in keys else words
     if len(words) != 1:
-        raise UsageError("usage: kdrun resume <run directory>")
-    from kdrun.records.run import read_info
+        raise UsageError("usage: kdrun resume <run directory or sweep directory>")
+    path = Path(words[0])
+    if (path / "sweep.json").exists() and not (path / "run.json").exists():
+        from kdrun.records.manifest import read_sweep
 
-    read_info(Path(words[0]))  # refused before torch is imported
+        stage, typed = read_sweep(path)
+        typed = [word for word in typed if not word.startswith(("sweep.name=", "output_dir="))]
+        places = [f"sweep.name='{path.name}'", f"output_dir='{path.absolute().parents[1]}'"]
+        return _sweep(stage, [*typed, *places], [], [], debug)
+    from kdrun.records.run import is_completed, read_info
+
+    read_info(path)  # refused before torch is imported
+    done = is_completed(path)
     from kdrun.progress import shown
     from kdrun.stages.resume import resume
 
     with shown(debug):
-        path = resume(Path(words[0]))
-    _show(path)
+        resume(path)
+    show(path, made=not done)
     return 0
 
 
 def _reproduce(arguments: list[str], debug: bool) -> int:
-    words, tolerances = _option(arguments, "--tolerance")
-    words = _without_option(words, "--tolerance")
-    keys, words = _keys(
+    words, tolerances = option(arguments, "--tolerance")
+    words = without_option(words, "--tolerance")
+    keys, words = key_values(
         [word for word in words if word != "--rebuild"], ("run", "data_dir", "device", "device.threads")
     )
     words = [keys.pop("run"), *words] if "run" in keys else words
@@ -324,7 +302,7 @@ def _reproduce(arguments: list[str], debug: bool) -> int:
             "usage: kdrun reproduce <run directory> [data_dir=…] [device=…] [device.threads=…] "
             "[--tolerance NUMBER] [--rebuild]"
         )
-    tolerance = _number("--tolerance", tolerances[-1]) if tolerances else None
+    tolerance = number("--tolerance", tolerances[-1]) if tolerances else None
     changes: dict[str, Any] = dict(keys)
     if "device.threads" in keys:
         changes["device.threads"] = int(threads)
@@ -343,18 +321,8 @@ def _reproduce(arguments: list[str], debug: bool) -> int:
     return 1 if verdict.word == DIFFERENT else 0
 
 
-def _number(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"{name}={brief(text)}: must be a number that is not negative, as 0.001")
-    return value
-
-
 def _clean(arguments: list[str]) -> int:
-    keys, words = _keys(arguments, ("output_dir", "unfinished", "dry_run"))
+    keys, words = key_values(arguments, ("output_dir", "unfinished", "dry_run"))
     wrong = [key for key in ("unfinished", "dry_run") if keys.get(key, "false") not in ("true", "false")]
     if len(words) > 1 or wrong:
         raise UsageError("usage: kdrun clean [folder or run directory] [unfinished=true|false] [dry_run=true|false]")
@@ -378,7 +346,7 @@ def _store(arguments: list[str], debug: bool) -> int:
         raise UsageError(f"usage: kdrun store {'|'.join(actions)}; {suggestion(action, actions)}")
     if action == "fill":
         return _fill(rest, debug)
-    keys, words = _keys(rest, ("output_dir", "keep_gb"))
+    keys, words = key_values(rest, ("output_dir", "keep_gb"))
     if words or ("keep_gb" in keys) != (action == "prune"):
         raise UsageError("usage: kdrun store list|verify [output_dir=…], or kdrun store prune keep_gb=NUMBER")
     from kdrun.records.store import damaged, kept, prune
@@ -386,7 +354,7 @@ def _store(arguments: list[str], debug: bool) -> int:
 
     folder = Path(keys.get("output_dir", "outputs")) / "store"
     if action == "prune":
-        for one in prune(folder, _number("keep_gb", keys["keep_gb"])):
+        for one in prune(folder, number("keep_gb", keys["keep_gb"])):
             print(f"removed {one.path}")
         return 0
     bad = []
@@ -410,75 +378,3 @@ def _fill(words: list[str], debug: bool) -> int:
     with shown(debug):
         print(f"store: {fill_store(config).path}")
     return 0
-
-
-# ----------------------------------------------------------------------------------------------------------- words
-
-
-def _option(words: list[str], *names: str) -> tuple[list[str], list[str]]:
-    """The words, and every value of an option. `--plugin` is ours and is taken out; Hydra's own options stay."""
-    values, rest, pending = [], [], False
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if pending:
-            values.append(word)
-            pending = False
-        elif flag in names:
-            values += [value] if equals else []
-            pending = not equals
-        else:
-            rest.append(word)
-    if pending:
-        raise UsageError(f"{names[0]} needs a value")
-    return (rest if names[0] == "--plugin" else words), values
-
-
-def _without_option(words: list[str], *names: str) -> list[str]:
-    skip, rest = False, []
-    for word in words:
-        if skip:
-            skip = False
-        elif word in names:
-            skip = True
-        elif word.partition("=")[0] not in names:
-            rest.append(word)
-    return rest
-
-
-def _positional_run(words: list[str]) -> list[str]:
-    """A directory or file given by itself is `run=<it>`; quoted, since a path may hold what Hydra reads as grammar."""
-    done = []
-    before = ""
-    for word in words:
-        plain = not word.startswith(("-", "+", "~")) and "=" not in word and before not in ("--config-dir", "-cd")
-        if plain and before not in ("--cfg", "-c", "--info", "-i", "--package", "-p"):
-            done.append("run='" + word.replace("\\", "\\\\").replace("'", "\\'") + "'")
-        else:
-            done.append(word)
-        before = word
-    return done
-
-
-def _keys(words: list[str], allowed: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
-    """`key=value` words by key, and the others. Raises `UsageError` for a key that is not allowed."""
-    keys, rest = {}, []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if equals and key in allowed:
-            keys[key] = value
-        elif word.startswith("-") or (equals and not Path(word).exists()):
-            raise UsageError(f"unknown word {brief(word)}; allowed keys: {', '.join(allowed)}")
-        else:
-            rest.append(word)
-    return keys, rest
-
-
-def _in_one_line(error: Exception) -> str:
-    """An error that nobody foresaw, or that the system raised, for people."""
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return f"{brief(redacted(str(error.filename)))}: a name in this path is longer than a file's can be"
-    text = redacted(" ".join(str(error).split()))[:300]
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
-        advice = "lower batch_size (accumulate= keeps the effective one), try device.precision=bf16 or a smaller model"
-        return f"out of memory: {advice} ({text})"
-    return f"{type(error).__name__}: {text} (--debug shows where)"

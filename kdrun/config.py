@@ -6,6 +6,7 @@ types are those of its defaults, and a `limits:` node beside them holds ranges `
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def stage_config(stage: str, overrides: Sequence[str], config_dirs: Sequence[Pat
             _refuse([*mistakes, str(error)])
         choices = config.hydra.runtime.choices
         schema = _schema(stage, config, choices, config_dirs) if choices.get("experiment") else _plain(options)
-        return checked(stage, config, schema, mistakes)
+        return checked(stage, config, schema, mistakes, config_dirs)
 
 
 def check_sweep(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> None:
@@ -68,6 +69,22 @@ def check_sweep(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
             _refuse(_wrong_keys(certain, groups, options).values())
 
 
+def jobs_of(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep: every combination of the swept values, the last key changing fastest."""
+    several: list[list[str]] = []
+    for one in _parse(overrides)[0]:
+        if one.is_sweep_override():
+            several.append([f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()])
+        else:
+            several.append([str(one.input_line)])
+    return [list(job) for job in itertools.product(*several)]
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys that a sweep gives several values."""
+    return [one.key_or_group for one in _parse(overrides)[0] if one.is_sweep_override()]
+
+
 def jobs_that_share_a_teacher(overrides: Sequence[str]) -> int:
     """How many jobs of a sweep differ in nothing that a teacher's outputs depend on."""
     jobs = 1
@@ -81,10 +98,12 @@ def jobs_that_share_a_teacher(overrides: Sequence[str]) -> int:
 def job_config(stage: str, config: DictConfig, choices: Mapping[Any, Any], config_dirs: Sequence[Path] = ()) -> Plain:
     """The same for one job of a sweep, which Hydra has composed already."""
     with composing(config_dirs):
-        return checked(stage, config, _schema(stage, config, choices, config_dirs))
+        return checked(stage, config, _schema(stage, config, choices, config_dirs), (), config_dirs)
 
 
-def checked(stage: str, config: DictConfig, schema: Plain, mistakes: Sequence[str] = ()) -> Plain:
+def checked(
+    stage: str, config: DictConfig, schema: Plain, mistakes: Sequence[str] = (), config_dirs: Sequence[Path] = ()
+) -> Plain:
     """Types, limits and contradictions, then the canonical form. Raises `UsageError`, with `mistakes` told first."""
     try:
         values = _plain(config, resolve=True)
@@ -92,8 +111,8 @@ def checked(stage: str, config: DictConfig, schema: Plain, mistakes: Sequence[st
         _refuse([*mistakes, _first_line(error)])
     found = [*mistakes, *violations(values, schema)]
     values = without_limits(with_floats(sound(values, schema), schema))
-    _refuse([*found, *contradictions(stage, values), *_wrong_places(values)])
-    return canonical(stage, values)
+    _refuse([*found, *contradictions(stage, values, config_dirs), *_wrong_places(values)])
+    return canonical(stage, values, config_dirs)
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def fit(
         training.learner.train()
         for step, batch in enumerate(loader.epoch(epoch, training.step), training.step):
             seed_all(recipe.device, recipe.seed, epoch, step)
-            _set_rate(training, recipe, epoch * steps + step, steps)
+            _set_progress(training, recipe, epoch * steps + step, recipe.epochs * steps)
             group = min(recipe.accumulate, steps - step // recipe.accumulate * recipe.accumulate)
             outputs, losses = _backward(training, teacher, batch, recipe, 1 / group)
             training.means.add(outputs, losses, batch)
@@ -194,13 +194,17 @@ class Means:
 def _backward(
     training: Training, teacher: Answer | None, batch: Batch, recipe: Recipe, share: float
 ) -> tuple[Outputs, dict[str, Tensor]]:
-    """Forward and backward of one batch; its gradient is added with weight `share`. Losses: each term, and `loss`."""
+    """Forward and backward of one batch; its gradient is added with weight `share`. Losses: each term, and `loss`.
+
+    With them go the weights that change while training.
+    """
     target = None if teacher is None else teacher(batch)
     with autocast(recipe.device, recipe.precision):
         outputs, losses = training.learner(batch, target)
     total = training.learner.total(losses)
     training.scaler.scale(total * share).backward()
-    return outputs, {f"loss/{name}": loss for name, loss in losses.items()} | {"loss": total}
+    weights = {f"weight/{name}": total.new_full((), now) for name, now in training.learner.changing_weights().items()}
+    return outputs, {f"loss/{name}": loss for name, loss in losses.items()} | weights | {"loss": total}
 
 
 def _update(training: Training, grad_clip: float | None) -> None:
@@ -215,10 +219,12 @@ def _update(training: Training, grad_clip: float | None) -> None:
         training.average.update_parameters(training.learner.student)
 
 
-def _set_rate(training: Training, recipe: Recipe, step: int, steps: int) -> None:
-    scale = recipe.rate(step, recipe.epochs * steps)
+def _set_progress(training: Training, recipe: Recipe, step: int, steps: int) -> None:
+    """Learning rate, weights and curricula at `step` of `steps`: functions of the step, nothing to remember."""
+    scale = recipe.rate(step, steps)
     for group, rate in zip(training.optimizer.param_groups, training.rates, strict=True):
         group["lr"] = rate * scale
+    training.learner.progress(step / steps)
 
 
 def _averaged(student: nn.Module, decay: float) -> AveragedModel:

@@ -67,6 +67,59 @@ def counted(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
     yield from track(items, description=title, total=total, console=_console(), transient=True)
 
 
+class SweepTable:
+    """What the jobs of a sweep are doing: a live table on a terminal, a line per event elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.jobs = total, dict[str, dict[str, Any]]()
+        self._live: Any = None
+        self._begin, self._ended = time.monotonic(), 0
+
+    def __enter__(self) -> SweepTable:
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(console=_console(), transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def add(self, key: str, job: dict[str, Any]) -> None:
+        """A job of the plan; one that is over already is told."""
+        self.jobs[key] = job
+        if job["status"] != "not run":
+            self._tell(job, f"before: {job['status']}")
+        self._draw()
+
+    def update(self, key: str, job: dict[str, Any]) -> None:
+        self.jobs[key] = job
+        self._ended += job["status"] != "running"
+        self._tell(job, job["status"])
+        self._draw()
+
+    def _tell(self, job: dict[str, Any], what: str) -> None:
+        if self._live is None:
+            place = f" in {job['run']}" if job.get("run") else ""
+            reason = f" ({job['reason']})" if job.get("reason") else ""
+            print(f"{what}: {job['setting']}{place}{reason}", flush=True)
+
+    def _draw(self) -> None:
+        if self._live is None:
+            return
+        from rich.table import Table
+
+        table = Table("job", "status", "what")
+        for job in self.jobs.values():
+            table.add_row(job["setting"], job["status"], str(job.get("reason") or job.get("run") or ""))
+        left = sum(job["status"] in ("not run", "running") for job in self.jobs.values())
+        seconds = (time.monotonic() - self._begin) / max(self._ended, 1) * left
+        table.caption = f"{left} of {self.total} left" + (f", about {seconds:,.0f} s" if self._ended else "")
+        self._live.update(table)
+
+
 class Bar:
     """Fed with the reports of `fit`."""
 

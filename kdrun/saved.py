@@ -17,6 +17,7 @@ from kdrun.canonical import Plain, contradictions, violations, with_floats, with
 from kdrun.errors import UsageError, brief, suggestion
 from kdrun.lookup import conf_dir
 from kdrun.records.foreign import read_yaml
+from kdrun.terms import kinds
 
 ROLES = ("teacher", "student")  # groups that are the models
 STAGES = ("train", "distill", "evaluate")  # those that a saved config can have
@@ -40,7 +41,7 @@ def checked_run_config(config: Plain, run: Path | None = None, folders: Sequence
     schema = _Schemas((conf_dir(), *folders), where).of_stage(str(stage), values)
     _refuse(where, violations(values, schema))
     values = without_limits(with_floats(_filled(values, schema), schema))
-    _refuse(where, contradictions(str(stage), values))
+    _refuse(where, contradictions(str(stage), values, folders))
     return {"stage": stage, **values}
 
 
@@ -143,15 +144,11 @@ class _Schemas:
 
     def loss(self, node: Any, path: str) -> Plain:
         """The expanded form: the task as in `loss=labels`, each term with a weight and the options of its kind."""
-        options = self.options("loss")
-        task, terms = options["labels"]["task"], {}
+        known, terms = kinds(self.folders), {}
         given = _child(node, "terms")
         for name, term in given.items() if isinstance(given, dict) else ():
-            option = self.of_kind(options, "kind", _child(term, "kind"), f"{path}.terms.{brief(name)}")
-            own = {key: value for key, value in option.items() if key not in ("alpha", "task")}
-            weight = {"weight": task["weight"], "limits": {"weight": task["limits"]["weight"]}}
-            terms[name] = _merged(own, weight)
-        return {"task": task, "terms": terms}
+            terms[name] = self.of_kind(known, "kind", _child(term, "kind"), f"{path}.terms.{brief(name)}")
+        return {"task": self.options("loss")["labels"]["task"], "terms": terms}
 
     def options(self, group: str) -> dict[str, Plain]:
         """Every option of a group by name; `group` "" has the stages."""

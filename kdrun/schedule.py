@@ -1,4 +1,4 @@
-"""Learning rate schedules: the factor on the base rate, as a pure function of the step."""
+"""What changes while training, as pure functions: the learning rate of the step, other values of the share done."""
 
 from __future__ import annotations
 
@@ -29,3 +29,11 @@ def factor(
         return 1.0
     progress = (step - warm) / (steps - warm)
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def between(done: float, start: float, end: float, shape: str = "linear", until: float = 1.0) -> float:
+    """From `start` to `end`, `linear` or by a `cosine`, reached when the share `until` of the training is done."""
+    reached = min(1.0, done / until) if until else 1.0
+    if shape == "cosine":
+        reached = 0.5 * (1 - math.cos(math.pi * reached))
+    return start + (end - start) * reached

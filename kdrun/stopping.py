@@ -1,7 +1,7 @@
 """Requests to stop: SIGTERM, SIGINT, SIGUSR1.
 
 Where a half-done step would be lost, the request is noted and asked for after the step; everywhere else it ends the
-work at once. A second request always does.
+work at once. A second SIGINT always does.
 """
 
 from __future__ import annotations
@@ -85,6 +85,6 @@ def at_once() -> Iterator[None]:
 
 
 def _handle(number: int, frame: Any) -> None:
-    first, _Requests.received = _Requests.received is None, number
-    if not (_Requests.deferring and first):
-        raise Stopped(number)
+    first, _Requests.received = _Requests.received is None, _Requests.received or number
+    if not _Requests.deferring or (number == signal.SIGINT and not first):
+        raise Stopped(_Requests.received)

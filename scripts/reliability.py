@@ -47,6 +47,9 @@ PROMISES = {
     "Random words are a config or a usage error": ("test_strange_words",),
     "Malicious files run no code, in 5 s and 500 MB": ("test_nothing_runs",),
     "No secret reaches a file or the screen": ("test_secrets.",),
+    "A sweep: jobs that raise, exit, are killed or crash do not stop the others; it goes on where it stopped": (
+        "test_sweeps.",
+    ),
     "Runs at once: a directory each, a shared teacher trained once, one writer per run": ("test_concurrency.",),
 }
 
@@ -59,7 +62,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
         marks = ["-m", "not slow"] if options.fast else []
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *marks, f"--junitxml={results}", *PLACES]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "2",
+            "--dist",
+            "loadgroup",
+            *marks,
+            f"--junitxml={results}",
+            *PLACES,
+        ]
         subprocess.run(command, cwd=ROOT, check=False)
         cases = list(ElementTree.parse(results).iter("testcase"))
     text = f"{table(cases)}\n\n{footer()}"

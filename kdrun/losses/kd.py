@@ -14,10 +14,10 @@ from kdrun.losses.term import Term, teacher_logits
 from kdrun.types import Batch, Outputs
 
 
-def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """`T² · KL(softmax(teacher / T) ‖ softmax(student / T))`, summed over classes, mean over the batch.
 
-    student, teacher: logits `(B, C)`. Zero when they differ by a constant per row.
+    student, teacher: logits `(B, C)`; temperature may be a tensor `()`. Zero when they differ by a constant per row.
     """
     log_student = F.log_softmax(student / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)

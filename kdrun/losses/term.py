@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from torch import Tensor, nn
 
 from kdrun.types import Batch, Outputs
@@ -16,13 +18,23 @@ class Term(nn.Module):
 
     needs_teacher: bool = True
     relational: bool = False  # does it compare samples of the batch with each other?
-    taps: tuple[str, ...] = ()  # which features it reads, by tap name
+    features: bool = False  # does it read what is tapped inside the models? Then both are tapped before `build`
+    smallest_batch: int = 1  # fewer samples than this have no such loss
+    courses: Mapping[str, Callable[[float], float]] = {}  # options that change while training, as functions of `done`
 
     def build(self, student_probe: Outputs, teacher_probe: Outputs | None, teacher: nn.Module | None) -> None:
         """Called once, with both models' outputs on one small batch: make adapters, refuse what does not fit.
 
         Raises `UsageError` with one line that names what was given and what would work.
         """
+
+    def progress(self, done: float) -> None:
+        """Called before every step with the share of the training that is done, `0 <= done < 1`.
+
+        What a term sets here must follow from `done` alone: a training that is gone on with calls it with the same.
+        """
+        for option, course in self.courses.items():
+            setattr(self, option, course(done))
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not say what its forward is")
@@ -33,3 +45,16 @@ def teacher_logits(teacher: Outputs | None) -> Tensor:
     if teacher is None:
         raise TypeError("this loss term needs a teacher, and none was given")
     return teacher.logits
+
+
+def labels(batch: Batch) -> Tensor:
+    """The targets, class numbers `(B,)` or soft classes `(B, C)`. Raises `TypeError` when the data has none."""
+    if batch.targets is None:
+        raise TypeError("this loss term needs labels, and the data has none")
+    return batch.targets
+
+
+def class_numbers(batch: Batch) -> Tensor:
+    """The class of each sample, `(B,)`; of soft classes, as mixed views have them, the likeliest."""
+    targets = labels(batch)
+    return targets if targets.dim() == 1 else targets.argmax(dim=1)

@@ -22,7 +22,7 @@ class Model:
     spec: Spec
 
     def tapped(self) -> Tapped:
-        return Tapped(self.net)
+        return Tapped(self.net, name=str(self.spec["options"].get("name", self.spec["kind"])))
 
 
 def build(spec: Spec, seed: int = 0) -> Model:

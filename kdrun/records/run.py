@@ -29,7 +29,18 @@ from kdrun.redact import redacted, redacted_values, redacted_words
 FORMAT = 1
 Line = dict[str, float | int | str]  # of metrics.jsonl
 # what may change in a resumed run
-PLACES = ("run_dir", "resume", "data_dir", "output_dir", "teacher.run", "teacher.outputs", "device.threads")
+PLACES = (
+    "run_dir",
+    "resume",
+    "data_dir",
+    "output_dir",
+    "teacher.run",
+    "teacher.outputs",
+    "device.threads",
+    "sweep.name",
+    "sweep.jobs",
+    "sweep.retry_failed",
+)
 log = logging.getLogger("kdrun")
 
 
@@ -268,6 +279,14 @@ def unfinished_run(config: Mapping[str, Any]) -> Path | None:
     if not begun:
         raise UsageError(f"run_dir={path} is not a run directory; nothing is overwritten: choose another name")
     return path
+
+
+def same_before(config: Mapping[str, Any], fingerprint: str) -> tuple[Path | None, Path | None]:
+    """With `resume=auto` and no `run_dir`: the completed run of this config, or the one to go on with, if any."""
+    if config.get("resume") != "auto" or config.get("run_dir") is not None:
+        return None, None
+    outputs = Path(config["output_dir"])
+    return find_completed(outputs, fingerprint), find_unfinished(outputs, fingerprint)
 
 
 def is_completed(path: Path | None) -> bool:

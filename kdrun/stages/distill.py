@@ -6,14 +6,14 @@ import logging
 from pathlib import Path
 
 from kdrun import assembly
-from kdrun.canonical import Plain, baseline_training, identity
+from kdrun.canonical import Plain, baseline_training, identity, teacher_training
 from kdrun.datasets.split import Data
 from kdrun.gain import gain
 from kdrun.models.building import Model, build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import fingerprint
 from kdrun.records.models import load_model, save_model
-from kdrun.records.run import About, Run, unfinished_run
+from kdrun.records.run import About, Run, same_before, unfinished_run
 from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
 from kdrun.stages.optimise import optimise
 from kdrun.stages.teacher import Source, as_parent, find_teacher, outputs_before
@@ -43,23 +43,30 @@ def distill(
     origin = load_origin(student, config["model"], data.classes)
     here = setting(config, device, student.net)
     assembly.train_loader(config, data)
+    if assembly.reads_features(config) and config["teacher"]["run"] == "auto":
+        _refuse_misfit(config, data, student, device)
     teacher = find_teacher(config, data, device, rebuild)
     alone = ensure(baseline_training(config), data, device, "baseline", rebuild) if config["baseline"] else None
     resident = assembly.on_device(data, device)
     live = teacher.live(device)
     source = Source(config, resident, teacher, live)
-    how = outputs_before(unfinished) or source.choose(shared)
     probe = assembly.probe_images(resident)
     learner = assembly.learner(config, student, live.model, probe)
     parents = {"teacher": teacher.fingerprint, "teacher_precision": teacher.precision}
     if origin is not None:
         parents["weights"] = origin.fingerprint
+    known = fingerprint(identity(config, data.fingerprint, here.precision, parents))
+    done, cut_off = same_before(config, known)
+    if done is not None:
+        return done
+    unfinished = unfinished or cut_off
+    how = outputs_before(unfinished) or source.choose(shared)
     taught = {"kind": teacher.model.spec["kind"], **teacher.model.spec["options"]}
     about = About(
         stage="distill",
         what=f"{name(taught)}_{name(config['model'])}_{config['dataset']['kind']}",
         config=config,
-        fingerprint=fingerprint(identity(config, data.fingerprint, here.precision, parents)),
+        fingerprint=known,
         data=assembly.data_record(config, data),
         device=here.record(),
         parents=[teacher.parent] + ([] if alone is None else [as_parent("alone", alone)]),
@@ -74,11 +81,18 @@ def distill(
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)
         weights = optimise(run, states, config, training, source.answers(how), resident)
+        run.note(teacher_samples=live.asked)
         save_model(run.checkpoint("model"), student, weights)
         fill(student, weights)
         _compare(run, config, resident, student, live, teacher.model, alone)
     conclude(states, config)
     return run.path
+
+
+def _refuse_misfit(config: Plain, data: Data, student: Model, device: str) -> None:
+    """Raise `UsageError` when the loss does not fit the models, before a teacher is trained for it."""
+    own = build(assembly.model_spec(teacher_training(config)["model"], data, config["dataset"]))
+    assembly.learner(config, student, own.tapped().to(device), assembly.probe_images(assembly.on_device(data, device)))
 
 
 def _compare(

@@ -14,7 +14,7 @@ from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.models import load_model, model_file
-from kdrun.records.run import About, Run, read_config, unfinished_run
+from kdrun.records.run import About, Run, read_config, same_before, unfinished_run
 from kdrun.saved import checked_run_config
 from kdrun.stages.common import confusion, price, setting, totals_on, use_device
 
@@ -50,7 +50,10 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
         overrides=overrides or [],
         places=assembly.places(config),
     )
-    with Run.begin(about, unfinished) as run:
+    done, cut_off = same_before(config, about.fingerprint)
+    if done is not None:
+        return done
+    with Run.begin(about, unfinished or cut_off) as run:
         adapted = _adaptation(model, data)
         if adapted is not None:
             log.info(adapted)

@@ -103,8 +103,13 @@ class Source:
     def choose(self, shared: bool = False) -> str:
         """`live` or `stored`. Raises `UsageError` when stored is asked for and views cannot be."""
         asked = self.config["teacher"]["outputs"]
-        if asked == "live":
-            return asked
+        if asked == "stored" and assembly.reads_features(self.config):
+            raise UsageError(
+                "teacher.outputs=stored: a term of this loss reads the teacher's features, and logits alone are "
+                "stored; use teacher.outputs=auto"
+            )
+        if asked == "live" or assembly.reads_features(self.config):
+            return "live"
         if not self.loader.views.storable:
             if asked == "stored":
                 raise UsageError(

@@ -13,7 +13,7 @@ from kdrun.origins import load_origin
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.lock import one_at_a_time
 from kdrun.records.models import save_model
-from kdrun.records.run import About, Run, find_completed, find_unfinished, unfinished_run
+from kdrun.records.run import About, Run, find_completed, find_unfinished, same_before, unfinished_run
 from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
 from kdrun.stages.optimise import optimise
 
@@ -44,7 +44,10 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
         overrides=overrides or [],
         places=assembly.places(config),
     )
-    with Run.begin(about, unfinished) as run:
+    done, cut_off = same_before(config, about.fingerprint)
+    if done is not None:
+        return done
+    with Run.begin(about, unfinished or cut_off) as run:
         tell_enlarged(run, model, data)
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)

@@ -22,8 +22,10 @@ class LiveTeacher:
         self.model = model.to(device).requires_grad_(False)
         self.model.eval()
         self.fingerprint, self.device, self.precision = fingerprint, device, precision
+        self.asked = 0  # samples
 
     def __call__(self, batch: Batch) -> Outputs:
+        self.asked += len(batch)
         # no_grad, not inference_mode: losses may save teacher features for their backward
         with torch.no_grad(), autocast(self.device, self.precision):
             outputs = self.model(batch.inputs)

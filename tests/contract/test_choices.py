@@ -11,18 +11,12 @@ import torch
 import yaml
 
 from kdrun import lookup
-from kdrun.assembly import lookup_term
 from kdrun.canonical import violations
 from kdrun.config import conf_dir, stage_config
-from kdrun.learner import Learner
 from kdrun.models.building import Spec, build
-from kdrun.taps import Tapped
-from kdrun.types import Batch, Outputs
 from tests.conftest import ROOT
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
-LOSSES = sorted(file.stem for file in (conf_dir() / "loss").glob("*.yaml") if file.stem != "labels")
-TASKS = ["cross_entropy", "squared_error"]
 MODELS = sorted(file.stem for file in (conf_dir() / "model").glob("*.yaml"))
 SMALL = ["mlp", "cnn", "cnn_tiny", "resnet8", "resnet8x4", "wrn_16_2", "vgg8", "cifar_mobilenet_v2_half", "mobilenet"]
 SMALL += ["mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "resnet18", "timm"]
@@ -100,7 +94,8 @@ def test_every_model_is_within_its_own_limits(name: str) -> None:
 def test_every_option_composes_and_passes_its_own_limits(group: str) -> None:
     for file in (conf_dir() / group).glob("*.yaml"):
         stage = "train" if file.stem == "labels" else "distill"
-        assert stage_config(stage, [f"{group}={file.stem}"])["stage"] == stage
+        terms = ["loss.terms={kd: 1}"] if file.stem == "mix" else []  # the one option that cannot do without a value
+        assert stage_config(stage, [f"{group}={file.stem}", *terms])["stage"] == stage
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -143,31 +138,6 @@ def test_equal_seeds_give_equal_models_and_do_not_disturb_other_random_numbers()
     states = [model.net.state_dict()["net.conv1.weight"] for model in (first, second, other)]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
-
-
-@pytest.mark.parametrize("kind", LOSSES + TASKS)
-def test_every_loss_term_keeps_the_contract(kind: str) -> None:
-    """Finite in half precision at logits of ±100, gradient to the student alone, saved and loaded with the learner."""
-    head = torch.nn.Linear(5, 4)
-    torch.nn.init.normal_(head.weight, std=30)
-    term = lookup_term(kind)()
-    learner = Learner(Tapped(head), {"one": term}, {"one": 1.0})
-    teacher = (100 * torch.randn(6, 4)).bfloat16().requires_grad_()
-    batch = Batch(torch.randn(6, 5), torch.arange(6) % 4, torch.arange(6))
-    with torch.autocast("cpu", torch.bfloat16):
-        _, losses = learner(batch, Outputs(teacher) if term.needs_teacher else None)
-    assert losses["one"].dtype == torch.float32
-    assert losses["one"].shape == ()
-    assert torch.isfinite(losses["one"])
-    learner.total(losses).backward()
-    assert head.weight.grad is not None
-    assert head.weight.grad.abs().sum() > 0
-    assert torch.isfinite(head.weight.grad).all()
-    if term.needs_teacher and kind != "hard":
-        assert teacher.grad is not None or not teacher.requires_grad  # what a live teacher gives has no gradient at all
-    copy = Learner(Tapped(torch.nn.Linear(5, 4)), {"one": lookup_term(kind)()}, {"one": 1.0})
-    copy.load_state_dict(learner.state_dict())
-    assert copy(batch, Outputs(teacher))[1]["one"].item() == learner(batch, Outputs(teacher))[1]["one"].item()
 
 
 def test_every_command_of_the_readme_names_options_that_exist() -> None:

@@ -11,18 +11,19 @@ from tests.conftest import ROOT
 
 ROWS = [
     {"cli", "__main__"},
-    {"config", "reports"},
+    {"sweeps"},
+    {"config", "reports", "running"},
     {"stages"},
     {"assembly"},
     {"teachers", "loggers", "origins", "deployed", "progress", "cost"},
-    {"records", "canonical", "saved"},
+    {"records", "canonical", "saved", "terms"},
     {"engine", "datasets"},
     {"learner"},
-    {"losses", "tasks", "models", "metrics", "taps", "device", "schedule", "gain"},
-    {"types", "errors", "lookup", "redact", "stopping", "__init__"},
+    {"losses", "tasks", "models", "metrics", "taps", "tracing", "pairing", "adapters", "device", "schedule", "gain"},
+    {"types", "errors", "lookup", "redact", "stopping", "words", "__init__"},
 ]
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}
-PURE = {"losses", "models", "taps", "metrics", "types", "learner", "schedule", "gain"}
+PURE = {"losses", "models", "taps", "tracing", "pairing", "adapters", "metrics", "types", "learner", "schedule", "gain"}
 OUTSIDE = {"os", "time", "datetime", "json", "hydra", "omegaconf", "yaml", "pathlib", "logging"}
 FILES = sorted((ROOT / "kdrun").rglob("*.py"))
 

@@ -259,7 +259,7 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "no such augmentation": (words("train augment=[crop,fip]"), 2, "did you mean flip?"),
     "no such experiment": (words("distill experiment=mnist_cn"), 2, "did you mean mnist_cnn?"),
     "no choice": (words("distill student=null"), 2, "kdrun distill needs one"),
-    "an empty choice": (words("distill loss="), 2, "there is no such loss; allowed: hard, kd"),
+    "an empty choice": (words("distill loss="), 2, "there is no such loss; allowed: at, cc"),
     "a list of choices": (words("distill optimizer=[sgd,adam]"), 2, "takes one name; only augment takes a list"),
     "an empty list of choices": (words("train augment=[]"), 2, "write augment=none"),
     "a sweep without -m": (words("distill seed=0,1"), 2, "several values are a sweep, which needs -m"),

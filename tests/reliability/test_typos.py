@@ -69,18 +69,22 @@ def choice_suggestions(each: int = 1, one_in: int = 1) -> Right:
     return sum(answers), len(answers)
 
 
-def enough_are_right(measure: Callable[..., Right], one_in: int = 1) -> None:
+def enough_are_right(measure: Callable[..., Right], one_in: int = 1) -> Right:
     right, total = measure(one_in=one_in)
     assert total > 80
     assert right >= ENOUGH * total, f"{right} of {total}"
+    return right, total
 
 
 MEASURES = [key_suggestions, choice_suggestions]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_the_right_name_is_among_those_suggested(measure: Callable[..., Right]) -> None:
-    enough_are_right(measure)
+def test_the_right_name_is_among_those_suggested(
+    measure: Callable[..., Right], record_property: Callable[[str, object], None]
+) -> None:
+    right, total = enough_are_right(measure)
+    record_property("suggested", f"{measure.__name__.partition('_')[0]}s {right}/{total} ({right / total:.1%})")
 
 
 MISTAKES = [

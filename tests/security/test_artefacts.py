@@ -65,6 +65,7 @@ def complaints(report: Report, harmless: bool) -> list[str]:
     return [text for text, is_so in wrong.items() if is_so]
 
 
+@pytest.mark.xdist_group("artefacts")  # one process builds and reads them all
 @pytest.mark.parametrize("one", ARTEFACTS, ids=lambda one: one.name)
 def test_nothing_runs(seen: dict[str, list[Report]], one: Artefact) -> None:
     assert seen[one.name], "no command was run"

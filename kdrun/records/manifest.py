@@ -1,0 +1,98 @@
+"""A sweep on disk: what each of its jobs has come to. The jobs themselves are ordinary runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from kdrun.errors import KdrunError
+from kdrun.records import lock
+from kdrun.records.files import read_json, unwritable, write, write_json
+from kdrun.records.foreign import read_text
+from kdrun.records.run import PLACES
+
+FORMAT = 1
+DONE = ("completed", "reused")
+STATUSES = (*DONE, "failed", "interrupted", "not run", "running")
+NOT_OF_THE_JOB = {*PLACES, "sweep", "store", "checkpoint", "dataset.workers"}
+Job = dict[str, Any]  # job (its key), overrides, setting (those that are swept), status, reason, run, fingerprint
+
+
+def job_key(config: Mapping[str, Any]) -> str:
+    """The identity of a job: its config without places and without how it is carried out."""
+    content = {key: value for key, value in _flat(config, "") if not NOT_OF_THE_JOB & {key, key.partition(".")[0]}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _flat(node: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+class Manifest:
+    """The jobs of a sweep by key, in the order they were first met. Used as a context: one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs: dict[str, Job] = {job["job"]: job for job in read_jobs(folder)}
+
+    def __enter__(self) -> Manifest:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / ".lock").open("a")
+        except OSError as error:
+            raise unwritable(self.folder, 0, error) from error
+        if not lock.take(self._lock):
+            self._lock.close()
+            raise KdrunError(f"sweep {self.folder} is being run by another process; wait for it, or stop it first")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+    def describe(self, stage: str, words: Sequence[str]) -> None:
+        """Keep the command, so that the sweep can be gone on with."""
+        write_json(self.folder / "sweep.json", {"format": FORMAT, "stage": stage, "words": list(words)})
+
+    def note(self, key: str, **facts: Any) -> None:
+        """What a job has come to; its other facts stay."""
+        self.jobs[key] = {**self.jobs.get(key, {"job": key}), **facts}
+        lines = "".join(json.dumps(job) + "\n" for job in self.jobs.values())
+        write(self.folder / "manifest.jsonl", lines.encode())
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """The jobs of a sweep. Raises `KdrunError` for a manifest that is none."""
+    file = folder / "manifest.jsonl"
+    if not file.exists():
+        return []
+    try:
+        jobs = [json.loads(line) for line in read_text(file, 100_000_000).splitlines()]
+    except ValueError as error:
+        raise KdrunError(f"{file} cannot be read: {error}") from error
+    if not all(isinstance(job, dict) and {"job", "overrides", "setting", "status"} <= job.keys() for job in jobs):
+        raise KdrunError(f"{file} is not the manifest of a sweep")
+    return jobs
+
+
+def read_sweep(folder: Path) -> tuple[str, list[str]]:
+    """The stage and the words of a sweep's command. Raises `KdrunError`.
+
+    What Hydra itself would obey is refused: a sweep may come from somebody else, and gone on with is only its grid.
+    """
+    content = read_json(folder / "sweep.json")
+    words = content.get("words") if isinstance(content, dict) and content.get("format") == FORMAT else None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise KdrunError(f"{folder / 'sweep.json'} is not that of a sweep of this kdrun")
+    strange = [word for word in words if "=" not in word or word.lstrip("+~").partition("=")[0].startswith("hydra")]
+    if strange or content.get("stage") not in ("train", "train_teacher", "distill", "evaluate"):
+        raise KdrunError(f"{folder / 'sweep.json'} has more than the keys of a sweep, which is not obeyed")
+    return content["stage"], words

@@ -1,0 +1,73 @@
+"""From a checked config to an outcome that is shown: what the command line and the jobs of a sweep have in common."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdrun.errors import brief
+from kdrun.redact import redacted
+
+
+def run_stage(config: dict[str, Any], overrides: list[str], debug: bool, shared: bool = False) -> Path:
+    """Run a checked config, show its outcome, and return its run directory.
+
+    `shared`: other jobs of a sweep need the same teacher's outputs.
+    """
+    from kdrun.progress import shown
+    from kdrun.records.run import is_completed, refuse_changed, unfinished_run
+
+    gc.enable()
+    begun, before = unfinished_run(config), time.time()
+    if begun is not None and is_completed(begun):
+        refuse_changed(begun, config)
+        path = begun
+    else:
+        with shown(debug):
+            more = {"shared": shared} if config["stage"] == "distill" else {}
+            path = _stage_function(config["stage"])(config, overrides=overrides, **more)
+    show(path, made=(path / "run.json").stat().st_mtime >= before)
+    return path
+
+
+def show(path: Path, made: bool = True) -> None:
+    """Print a run's outcome; `made`: just now, so that its log has to have it too."""
+    from kdrun.records.run import append_log
+    from kdrun.reports.outcome import outcome
+
+    text = outcome(path)
+    if made:
+        append_log(path, text)
+    else:
+        print(f"run {path} is completed: there is nothing to go on with")
+    print(f"\n{text}")
+
+
+def in_one_line(error: BaseException) -> str:
+    """An error that nobody foresaw, or that the system raised, for people."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{brief(redacted(str(error.filename)))}: a name in this path is longer than a file's can be"
+    text = redacted(" ".join(str(error).split()))[:300]
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        advice = "lower batch_size (accumulate= keeps the effective one), try device.precision=bf16 or a smaller model"
+        return f"out of memory: {advice} ({text})"
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _stage_function(stage: str) -> Callable[..., Path]:
+    """torch is imported here, when the config is known to be sound."""
+    if stage == "train":
+        from kdrun.stages.train import train
+
+        return train
+    if stage == "distill":
+        from kdrun.stages.distill import distill
+
+        return distill
+    from kdrun.stages.evaluate import evaluate_run
+
+    return evaluate_run

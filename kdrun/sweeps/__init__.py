@@ -1,0 +1,1 @@
+"""Sweeps: jobs of one command, each in a process of its own, and what has become of them."""

@@ -1,0 +1,101 @@
+"""A sweep: plans its jobs, leaves out what is done, and carries out the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdrun.config import jobs_of, stage_config, swept_keys
+from kdrun.errors import KdrunError
+from kdrun.progress import SweepTable
+from kdrun.records.manifest import DONE, Manifest, job_key
+from kdrun.redact import redacted
+from kdrun.sweeps.children import Task, carried_out
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was typed. `shared`: its jobs need the same teacher's outputs."""
+
+    stage: str
+    words: list[str]
+    folder: Path
+    config_dirs: Sequence[Path] = ()
+    plugins: Sequence[str] = ()
+    shared: bool = False
+    debug: bool = False
+
+
+def carry_out(sweep: Sweep) -> int:
+    """Run the jobs that are not done, each in its own process. Returns the worst exit code of them all."""
+    jobs = jobs_of(sweep.words)
+    swept = swept_keys(sweep.words)
+    with Manifest(sweep.folder) as manifest, SweepTable(len(jobs)) as table:
+        manifest.describe(sweep.stage, sweep.words)
+        tasks = _to_do(sweep, jobs, swept, manifest, table)
+        at_once = max((task.config["sweep"]["jobs"] for task in tasks), default=1)
+        for task, outcome in carried_out(tasks, at_once):
+            manifest.note(task.key, **outcome)
+            table.update(task.key, manifest.jobs[task.key])
+        failed = [job for key in table.jobs if (job := manifest.jobs[key])["status"] == "failed"]
+    return max((int(job.get("code", 1)) for job in failed), default=0)
+
+
+def _to_do(
+    sweep: Sweep, jobs: Sequence[list[str]], swept: Sequence[str], manifest: Manifest, table: SweepTable
+) -> list[Task]:
+    """The jobs that are not done, with their configs; a job whose config is wrong has failed already."""
+    tasks = []
+    for number, overrides in enumerate(jobs):
+        own = [word for word in overrides if word.partition("=")[0] in swept]
+        facts = {"overrides": overrides, "setting": redacted(" ".join(own))}
+        try:
+            config = stage_config(sweep.stage, overrides, sweep.config_dirs)
+        except KdrunError as error:
+            key = hashlib.sha256(" ".join(overrides).encode()).hexdigest()
+            wrong = {"status": "failed", "reason": redacted(str(error)), "code": error.exit_code}
+            manifest.note(key, **facts, **wrong)
+        else:
+            key = job_key(config)
+            if not _is_over(manifest.jobs.get(key, {}), config["sweep"]["retry_failed"]):
+                manifest.note(key, **facts, status="not run", reason=None)
+                tasks.append(_task(sweep, key, config, overrides, number))
+        table.add(key, manifest.jobs[key])
+    return tasks
+
+
+def _task(sweep: Sweep, key: str, config: dict[str, Any], overrides: list[str], number: int) -> Task:
+    logs = sweep.folder / "logs"
+    logs.mkdir(exist_ok=True)
+    at_once = config["sweep"]["jobs"]
+    if config["device"]["threads"] is None and at_once > 1:
+        threads = max(1, (os.cpu_count() or 1) // at_once)
+        config = {**config, "device": {**config["device"], "threads": threads}}
+    return Task(
+        key=key,
+        config={**config, "resume": "auto"},  # a job that was cut off, or that somebody ran alone, is found again
+        overrides=overrides,
+        log=str(logs / f"{number:04d}_{key[:8]}.txt"),
+        plugins=list(sweep.plugins),
+        shared=sweep.shared,
+        debug=sweep.debug,
+    )
+
+
+def _is_over(before: dict[str, Any], retry_failed: bool) -> bool:
+    """Is there nothing to do for a job, by what the manifest says of it?"""
+    if before.get("status") in DONE:
+        return (Path(str(before.get("run"))) / "run.json").exists()  # a run that was deleted is run again
+    return before.get("status") == "failed" and not retry_failed
+
+
+def sweep_name(stage: str, words: Sequence[str], swept: Sequence[str]) -> str:
+    """A name that is the same whatever values the swept keys have: a larger grid is the same sweep."""
+    fixed = [word for word in words if word.partition("=")[0] not in (*swept, "sweep.jobs", "sweep.retry_failed")]
+    text = "\n".join([stage, *sorted(fixed), *sorted(swept)])
+    keys = "_".join(key.rpartition(".")[2] for key in sorted(swept))[:60] or "one"
+    return f"{stage}_{keys}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"

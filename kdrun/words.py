@@ -1,0 +1,82 @@
+"""The words of a command line: options with their values, `key=value` pairs, paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdrun.errors import UsageError, brief
+
+
+def option(words: list[str], *names: str) -> tuple[list[str], list[str]]:
+    """The words, and every value of an option. `--plugin` is ours and is taken out; Hydra's own options stay."""
+    values, rest, pending = [], [], False
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if pending:
+            values.append(word)
+            pending = False
+        elif flag in names:
+            values += [value] if equals else []
+            pending = not equals
+        else:
+            rest.append(word)
+    if pending:
+        raise UsageError(f"{names[0]} needs a value")
+    return (rest if names[0] == "--plugin" else words), values
+
+
+def without_option(words: list[str], *names: str) -> list[str]:
+    """The words without an option and its values."""
+    skip, rest = False, []
+    for word in words:
+        if skip:
+            skip = False
+        elif word in names:
+            skip = True
+        elif word.partition("=")[0] not in names:
+            rest.append(word)
+    return rest
+
+
+def positional_run(words: list[str]) -> list[str]:
+    """A directory or file given by itself is `run=<it>`; quoted, since a path may hold what Hydra reads as grammar."""
+    done = []
+    before = ""
+    for word in words:
+        plain = not word.startswith(("-", "+", "~")) and "=" not in word and before not in ("--config-dir", "-cd")
+        if plain and before not in ("--cfg", "-c", "--info", "-i", "--package", "-p"):
+            done.append("run='" + word.replace("\\", "\\\\").replace("'", "\\'") + "'")
+        else:
+            done.append(word)
+        before = word
+    return done
+
+
+def key_values(words: list[str], allowed: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    """`key=value` words by key, and the others. Raises `UsageError` for a key that is not allowed."""
+    keys, rest = {}, []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in allowed:
+            keys[key] = value
+        elif word.startswith("-") or (equals and not Path(word).exists()):
+            raise UsageError(f"unknown word {brief(word)}; allowed keys: {', '.join(allowed)}")
+        else:
+            rest.append(word)
+    return keys, rest
+
+
+def number(name: str, text: str) -> float:
+    """A number that is not negative. Raises `UsageError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{name}={brief(text)}: must be a number that is not negative, as 0.001")
+    return value
+
+
+def overrides_of(words: list[str]) -> list[str]:
+    """What sets a key, without options."""
+    return [word for word in without_option(words, "--config-dir", "-cd") if "=" in word and word[0] != "-"]

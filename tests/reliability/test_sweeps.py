@@ -1,0 +1,241 @@
+"""A sweep finishes what it can, says what it could not, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdrun.records.manifest import job_key, read_jobs, read_sweep
+from kdrun.reports.sweep import results, settings
+from tests.conftest import ROOT
+from tests.reliability.test_signals import wait_for
+
+TRAIN = ["train", "-m", "model=cnn_tiny", "epochs=1", "dataset.limit=60", "batch_size=20", "device=cpu"]
+TERRIBLE = """
+import ctypes, os, signal, sys, time
+from pathlib import Path
+from kdrun.losses import Term
+
+class Terrible(Term):
+    def __init__(self, way: str = "works", label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, student, teacher, batch):
+        if self.way == "raises":
+            raise ValueError("a bug")
+        if self.way == "exits":
+            sys.exit(0)
+        if self.way == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.way == "crashes":
+            ctypes.string_at(0)
+        if self.way == "waits":
+            Path("waiting").touch()
+            time.sleep(0.05)
+        return student.logits.pow(2).mean()
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with a plugin whose loss does whatever a loss must not."""
+    losses = tmp_path / "mine" / "losses"
+    losses.mkdir(parents=True)
+    for folder in (losses.parent, losses):
+        (folder / "__init__.py").touch()
+    (losses / "terrible.py").write_text(TERRIBLE)
+    options = tmp_path / "options" / "loss"
+    options.mkdir(parents=True)
+    terms = "terms:\n  terrible:\n    kind: terrible\n    weight: 1.0\n    way: works\n"
+    (options / "terrible.yaml").write_text(f"task: {{kind: cross_entropy, weight: 1.0}}\n{terms}")
+    return tmp_path
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[str]]]:
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "kdrun", *words]
+
+
+def kdrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as a sweep's children want it; not one fewer of them may be left when it ends."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command(*words), cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def jobs(folder: Path) -> list[dict[str, Any]]:
+    return read_jobs(next((folder / "outputs" / "sweeps").iterdir()))
+
+
+def statuses(folder: Path) -> list[str]:
+    return [job["status"] for job in jobs(folder)]
+
+
+def test_a_sweep_does_what_is_missing_and_nothing_twice(here: Path) -> None:
+    first = kdrun(here, *TRAIN, "optimizer.lr=0.01,0.1", "seed=0,1")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert statuses(here) == ["completed"] * 4
+    runs = sorted((here / "outputs" / "train").iterdir())
+    assert len(runs) == 4
+    assert "best on validation: optimizer.lr=" in first.stdout
+    assert " ± " in first.stdout
+    again = kdrun(here, *TRAIN, "optimizer.lr=0.01,0.1", "seed=0,1")
+    assert again.returncode == 0
+    assert again.stdout.count("before: completed") == 4
+    larger = kdrun(here, *TRAIN, "optimizer.lr=0.01,0.1,0.2", "seed=0,1", "sweep.jobs=2")
+    assert larger.returncode == 0
+    assert len(list((here / "outputs" / "sweeps").iterdir())) == 1, "a larger grid is the same sweep"
+    assert statuses(here) == ["completed"] * 6
+    assert len(list((here / "outputs" / "train").iterdir())) == 6
+    alone = kdrun(here, *(word for word in TRAIN if word != "-m"), "optimizer.lr=0.3")
+    assert alone.returncode == 0
+    reused = kdrun(here, *TRAIN, "optimizer.lr=0.3", "seed=0", "sweep.name=other")
+    assert "reused: " in reused.stdout
+
+
+def test_jobs_that_fail_in_any_way_do_not_stop_the_others(here: Path) -> None:
+    ways = "works,raises,exits,dies,crashes"
+    words = ["--plugin", "mine", "--config-dir", "options", "-m", "student=cnn_tiny", "teacher=cnn_tiny"]
+    more = ["teacher.train.epochs=1", "teacher.train.batch_size=20", "epochs=1", "batch_size=20", "dataset.limit=60"]
+    sweep = kdrun(here, "distill", *words, *more, "baseline=false", "loss=terrible", f"loss.terms.terrible.way={ways}")
+    assert sweep.returncode == 1, sweep.stderr
+    found = {job["setting"].rpartition("=")[2]: (job["status"], job["reason"]) for job in jobs(here)}
+    assert found["works"] == ("completed", None)
+    assert found["raises"][0] == found["exits"][0] == found["dies"][0] == found["crashes"][0] == "failed"
+    assert "ValueError: a bug" in found["raises"][1]
+    assert "SystemExit" in found["exits"][1]
+    assert "killed by SIGKILL" in found["dies"][1]
+    assert "killed by SIGSEGV" in found["crashes"][1]
+    assert "4 jobs are missing, which may change this" in sweep.stdout
+    once_more = kdrun(
+        here, "distill", *words, *more, "baseline=false", "loss=terrible", f"loss.terms.terrible.way={ways}"
+    )
+    assert once_more.returncode == 1, "failed jobs are not tried again unasked"
+    assert once_more.stdout.count("before: failed") == 4
+    retried = ["loss=terrible", "loss.terms.terrible.way=works,dies", "sweep.retry_failed=true"]
+    assert (
+        "running: loss.terms.terrible.way=dies"
+        in kdrun(here, "distill", *words, *more, "baseline=false", *retried).stdout
+    )
+
+
+def test_a_job_whose_config_is_wrong_fails_by_itself(here: Path) -> None:
+    sweep = kdrun(here, *TRAIN, "optimizer.lr=0.01,-3")
+    assert sweep.returncode == 2
+    assert statuses(here) == ["completed", "failed"]
+    assert "optimizer.lr=-3" in sweep.stdout
+    wrong_key = kdrun(here, *TRAIN, "optimizer.lrr=0.01,0.1")
+    assert wrong_key.returncode == 2
+    assert "did you mean optimizer.lr" in wrong_key.stderr
+
+
+def slow_sweep(folder: Path, started: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:
+    words = ["--plugin", "mine", "--config-dir", "options", "-m", "student=cnn_tiny", "teacher=cnn_tiny", "seed=0,1,2"]
+    more = ["teacher.train.epochs=1", "teacher.train.batch_size=20", "epochs=1000", "batch_size=20", "dataset.limit=60"]
+    loss = ["baseline=false", "loss=terrible", "loss.terms.terrible.way=waits"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command("distill", *words, *more, *loss),
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    started.append(process)
+    wait_for(lambda: (folder / "waiting").exists(), 120)
+    return process
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["alone", "group"])
+def test_a_sweep_that_is_signalled_saves_its_jobs_and_ends(
+    here: Path, group: bool, started: list[subprocess.Popen[str]]
+) -> None:
+    process = slow_sweep(here, started)
+    (os.killpg if group else os.kill)(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "kdrun: interrupted by SIGTERM\n")
+    assert statuses(here) == ["interrupted", "not run", "not run"]
+    run = next((here / "outputs" / "distill").iterdir())
+    assert (run / "checkpoints" / "last.pt").exists()
+
+
+def test_a_sweep_that_was_cut_off_goes_on_by_its_folder(here: Path) -> None:
+    words = [*TRAIN, "seed=0,1"]
+    assert kdrun(here, *words).returncode == 0
+    sweep = next((here / "outputs" / "sweeps").iterdir())
+    lines = [json.loads(line) for line in (sweep / "manifest.jsonl").read_text().splitlines()]
+    lines[1] |= {"status": "interrupted", "run": None}
+    (sweep / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = next(
+        path for path in (here / "outputs" / "train").iterdir() if path.name == Path(str(jobs(here)[0]["run"])).name
+    )
+    assert run.exists()
+    resumed = kdrun(here, "resume", str(sweep))
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert statuses(here) == ["completed", "reused"], "the run itself was whole"
+    assert len(list((here / "outputs" / "sweeps").iterdir())) == 1
+
+
+def test_a_child_does_not_outlive_its_sweep(here: Path, started: list[subprocess.Popen[str]]) -> None:
+    process = slow_sweep(here, started)
+    run = next((here / "outputs" / "distill").iterdir())
+    process.kill()
+    process.communicate(timeout=60)
+    wait_for(lambda: json.loads((run / "run.json").read_text())["status"] == "interrupted")
+
+
+def test_what_hydra_obeys_is_not_taken_from_a_sweep_of_somebody_else(tmp_path: Path) -> None:
+    for words in (
+        ["hydra.callbacks.x._target_=os.system"],
+        ["+hydra.run.dir=x"],
+        ["--plugin"],
+        ["hydra/launcher=joblib"],
+    ):
+        (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "stage": "train", "words": words}))
+        with pytest.raises(Exception, match="which is not obeyed"):
+            read_sweep(tmp_path)
+
+
+def test_a_jobs_key_is_what_it_does_not_where() -> None:
+    config = {"seed": 0, "output_dir": "a", "sweep": {"jobs": 1}, "optimizer": {"lr": 0.1}, "device": {"threads": 1}}
+    assert job_key(config) == job_key({**config, "output_dir": "b", "sweep": {"jobs": 4}, "device": {"threads": 2}})
+    assert job_key(config) != job_key({**config, "optimizer": {"lr": 0.2}})
+
+
+def test_nothing_is_called_best_without_a_validation_split(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "summary.json").write_text(json.dumps({"test/accuracy": 0.9}))
+    job = {"job": "a", "overrides": ["seed=0"], "setting": "seed=0", "status": "completed", "run": str(run)}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(job) + "\n")
+    assert "no setting is called best" in results(tmp_path)
+    assert settings(tmp_path)[0].values("test/accuracy") == [0.9]
+
+
+def test_a_second_job_starts_within_half_a_second(here: Path) -> None:
+    """Not a benchmark: a new interpreter that imports torch takes several times as long."""
+    kdrun(here, *TRAIN, "seed=0,1,2")
+    begun = [json.loads((Path(here) / job["run"] / "run.json").read_text())["started"] for job in jobs(here)]
+    ended = [json.loads((Path(here) / job["run"] / "run.json").read_text())["finished"] for job in jobs(here)]
+    assert len(begun) == len(ended) == 3
+    stamps = [time.mktime(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) for text in (ended[0], begun[2])]
+    assert stamps[1] - stamps[0] <= 4
