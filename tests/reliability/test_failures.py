@@ -123,6 +123,20 @@ def test_a_command_may_be_given_again_and_again(kdrun: Command) -> None:
     assert kdrun("resume", "X").code == 0
 
 
+def test_without_a_run_dir_the_run_of_the_same_config_is_gone_on_with(kdrun: Command) -> None:
+    words = [word for word in WORDS if not word.startswith("run_dir=")]
+    with pytest.MonkeyPatch.context() as patch:
+        in_epoch(1, lambda: signal.raise_signal(signal.SIGTERM), patch)
+        assert kdrun(*words, "resume=auto").code == 143
+    done = kdrun(*words, "resume=auto")
+    assert (done.code, done.err) == (0, "")
+    assert "attempt 2" in (done.run / "log.txt").read_text()
+    again = kdrun(*words, "resume=auto")
+    assert "is completed: there is nothing to go on with" in again.out
+    assert len(list(Path("outputs/train").iterdir())) == 1
+    assert kdrun(*words).run != done.run, "without it, a run is made anew"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -141,9 +155,8 @@ def test_another_experiment_does_not_go_on_with_a_run(kdrun: Command, words: lis
 def test_what_cannot_be_gone_on_with_says_why(kdrun: Command, tmp_path: Path) -> None:
     interrupted(kdrun)
     one_line(kdrun("resume", "nowhere"), 2, "nowhere is not a run directory")
-    one_line(kdrun("resume"), 2, "usage: kdrun resume <run directory>")
+    one_line(kdrun("resume"), 2, "usage: kdrun resume <run directory or sweep directory>")
     one_line(kdrun(*WORDS), 2, "run_dir=X exists and is not empty", "resume=auto")
-    one_line(kdrun("train", "resume=auto"), 2, "resume=auto needs run_dir=<directory>")
     one_line(kdrun("evaluate", "X"), 2, "run X is interrupted, not completed", "`kdrun resume X`")
     config = Path("X/config.yaml")
     config.write_text(config.read_text().replace("epochs: 3", "epochs: many"))

@@ -165,7 +165,7 @@ def slow_sweep(folder: Path, started: list[subprocess.Popen[str]]) -> subprocess
     return process
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["alone", "group"])
+@pytest.mark.parametrize("group", [pytest.param(False, marks=pytest.mark.slow), True], ids=["alone", "group"])
 def test_a_sweep_that_is_signalled_saves_its_jobs_and_ends(
     here: Path, group: bool, started: list[subprocess.Popen[str]]
 ) -> None:
@@ -195,6 +195,7 @@ def test_a_sweep_that_was_cut_off_goes_on_by_its_folder(here: Path) -> None:
     assert len(list((here / "outputs" / "sweeps").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_child_does_not_outlive_its_sweep(here: Path, started: list[subprocess.Popen[str]]) -> None:
     process = slow_sweep(here, started)
     run = next((here / "outputs" / "distill").iterdir())
@@ -231,6 +232,7 @@ def test_nothing_is_called_best_without_a_validation_split(tmp_path: Path) -> No
     assert settings(tmp_path)[0].values("test/accuracy") == [0.9]
 
 
+@pytest.mark.slow
 def test_a_second_job_starts_within_half_a_second(here: Path) -> None:
     """Not a benchmark: a new interpreter that imports torch takes several times as long."""
     kdrun(here, *TRAIN, "seed=0,1,2")

@@ -355,7 +355,13 @@ def trained(kind: str, teacher: str, student: str, precision: str = "fp32", *wor
     return training, live, (report, before)
 
 
-PAIRS = [("resnet8x4", "resnet8"), ("wrn_16_2", "vgg8"), ("resnet18", "mobilenet"), ("vit", "cnn"), ("cnn", "vit")]
+SLOW = [("resnet18", "mobilenet"), ("cnn", "vit")]
+PAIRS = [
+    ("resnet8x4", "resnet8"),
+    ("wrn_16_2", "vgg8"),
+    ("vit", "cnn"),
+    *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW),
+]
 
 
 @pytest.mark.parametrize(("teacher", "student"), PAIRS, ids=str)
