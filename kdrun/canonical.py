@@ -34,7 +34,6 @@ MIXING = ("mixup", "cutmix")
 PLACES_OF_A_MODEL = ("checkpoint", "run")  # keys of a model's node that hold a path
 LONGEST_WORD = 1000  # characters
 LONGEST_NAME = 255  # bytes of a file's or folder's name
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 # ----------------------------------------------------------------------------------------------- types and limits
 

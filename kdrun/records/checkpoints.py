@@ -7,7 +7,6 @@ refuses one whose bytes have changed.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from collections.abc import Mapping
@@ -18,9 +17,7 @@ import torch
 
 from kdrun.errors import UsageError, brief
 from kdrun.records.files import write
-
-MARK = b"kdrun-sha256:"
-TAIL = len(MARK) + 64
+from kdrun.records.seal import MARK, TAIL, is_sealed, sealed
 
 
 def save(path: Path, content: Mapping[str, Any], keep: Path | None = None) -> None:
@@ -31,7 +28,7 @@ def save(path: Path, content: Mapping[str, Any], keep: Path | None = None) -> No
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     archive = buffer.getvalue()[:-2] + TAIL.to_bytes(2, "little")  # the last field of a zip: length of its comment
-    write(path, archive + MARK + hashlib.sha256(archive).hexdigest().encode(), keep)
+    write(path, sealed(archive), keep)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -40,8 +37,7 @@ def load(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-    archive, tail = content[:-TAIL], content[-TAIL:]
-    if not tail.startswith(MARK) or tail != MARK + hashlib.sha256(archive).hexdigest().encode():
+    if not is_sealed(content):
         raise UsageError(f"checkpoint {path} is damaged or not written by kdrun: its checksum does not match")
     _refuse_inflating(path, io.BytesIO(content))
     try:

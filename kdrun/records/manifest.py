@@ -17,7 +17,6 @@ from kdrun.records.run import PLACES
 
 FORMAT = 1
 DONE = ("completed", "reused")
-STATUSES = (*DONE, "failed", "interrupted", "not run", "running")
 NOT_OF_THE_JOB = {*PLACES, "sweep", "store", "checkpoint", "dataset.workers"}
 Job = dict[str, Any]  # job (its key), overrides, setting (those that are swept), status, reason, run, fingerprint
 

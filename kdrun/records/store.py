@@ -7,6 +7,7 @@ ends in the sha256 of what is before it. It is memory-mapped, so that all runs o
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +20,9 @@ from torch import Tensor
 
 from kdrun.errors import UsageError
 from kdrun.records.files import read_json, unwritable, write, write_json
+from kdrun.records.seal import TAIL, sealed, tail
 
 FORMAT = 1
-MARK = b"kdrun-sha256:"
-TAIL = len(MARK) + 64
 TYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -61,7 +61,7 @@ class Store:
         if not (self.path / "store.json").exists():
             write_json(self.path / "store.json", {"format": FORMAT, "shape": self.shape, "key": dict(self.key)})
         values = logits.to(TYPES[self.key["type"]]).contiguous().cpu().numpy().tobytes()
-        write(self.file(view), values + MARK + hashlib.sha256(values).hexdigest().encode())
+        write(self.file(view), sealed(values))
 
     def read(self, view: int) -> Tensor:
         """One view's outputs, mapped: read from disk as they are used."""
@@ -76,8 +76,6 @@ class Store:
 
 
 def identity(key: Mapping[str, Any]) -> str:
-    import json
-
     return hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -91,7 +89,7 @@ def is_whole(file: Path) -> bool:
         while left > 0 and (part := opened.read(min(left, 1 << 22))):
             digest.update(part)
             left -= len(part)
-        return size >= 0 and opened.read() == MARK + digest.hexdigest().encode()
+        return size >= 0 and opened.read() == tail(digest.hexdigest())
 
 
 def weights_fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -26,7 +26,7 @@ from kdrun.records.fingerprint import fingerprint
 from kdrun.records.lock import one_at_a_time
 from kdrun.records.models import load_model
 from kdrun.records.run import completed, read_info
-from kdrun.records.store import Store, identity, weights_fingerprint
+from kdrun.records.store import Store, weights_fingerprint
 from kdrun.stages.train import ensure
 from kdrun.teachers.live import LiveTeacher
 from kdrun.teachers.stored import StoredTeacher, answers
@@ -133,7 +133,7 @@ class Source:
         """Ask the teacher for every view that is not stored yet. Of several processes one does, the others wait."""
         folder = self.store.path.parent
         waiting = f"teacher: another process is storing its outputs in {self.store.path}; waiting"
-        with one_at_a_time(folder, identity(self.store.key), waiting):
+        with one_at_a_time(folder, self.store.path.name, waiting):
             missing = self.store.missing(self.views)
             if missing:
                 self._tell(missing)

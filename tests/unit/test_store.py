@@ -153,7 +153,7 @@ def test_a_flipped_byte_or_a_cut_file_is_noticed_and_made_again(tmp_path: Path) 
 
 
 def test_a_reader_that_trusts_its_files_is_noticed(tmp_path: Path) -> None:
-    wrong = mutated(store_module, "opened.read() == MARK", "opened.read() and MARK")
+    wrong = mutated(store_module, "opened.read() == tail(", "opened.read() and tail(")
     made = source(tmp_path)
     made.fill()
     file = made.store.file(0)
