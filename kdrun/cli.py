@@ -150,7 +150,8 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from kdrun.config import conf_dir, job_config, register_roles, stage_config
+    from kdrun.config import conf_dir, job_config, stage_config
+    from kdrun.roles import register_roles
 
     codes = [0]
 
@@ -168,7 +169,7 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
             )
             codes.append(error.exit_code if isinstance(error, KdrunError) else 1)
 
-    register_roles(folders)
+    register_roles([conf_dir(), *folders])
     typed = overrides_of(words)
     sys.argv = ["kdrun", *sorted(words, key=lambda word: word not in SWEEP)]  # no option between the overrides
     said = io.StringIO()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
@@ -26,8 +25,8 @@ from yaml import MarkedYAMLError, YAMLError
 from kdrun.canonical import Plain, canonical, contradictions, sound, violations, with_floats, without_limits
 from kdrun.errors import UsageError, brief, closest, did_you_mean, suggestion
 from kdrun.lookup import conf_dir
+from kdrun.roles import ROLES, register_roles
 
-ROLES = ("teacher", "student")
 GLOBAL_KEYS = ("hydra",)
 OF_THE_TEACHER = ("teacher", "dataset", "augment", "device", "output_dir")
 MAY_BE_NONE = {"evaluate": ("dataset", "model")}  # groups without which a stage can do; experiment in all
@@ -118,7 +117,7 @@ def checked(
 @contextmanager
 def composing(config_dirs: Sequence[Path]) -> Iterator[None]:
     """Hydra ready to compose: kdrun's configs, and `teacher` and `student` as two mounts of the `model` group."""
-    register_roles(config_dirs)
+    register_roles([conf_dir(), *config_dirs])
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -126,15 +125,6 @@ def composing(config_dirs: Sequence[Path]) -> Iterator[None]:
             yield
     finally:
         GlobalHydra.instance().hydra = before
-
-
-def register_roles(config_dirs: Sequence[Path] = ()) -> None:
-    """For every `model/<name>.yaml`, the options `teacher=<name>` and `student=<name>`: a new model is one file."""
-    store = ConfigStore.instance()
-    for folder in (conf_dir(), *config_dirs):
-        for file in sorted((folder / "model").glob("*.yaml")):
-            for role in ROLES:
-                store.store(group=role, name=file.stem, node={"defaults": [{"/model@_here_": file.stem}]})
 
 
 # ------------------------------------------------------------------------------------------------ what was typed

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 ROWS = [
     {"cli", "__main__"},
     {"sweeps"},
-    {"config", "reports", "running"},
+    {"config", "roles", "reports", "running"},
     {"stages"},
     {"assembly"},
     {"teachers", "loggers", "origins", "deployed", "progress", "cost"},
