@@ -18,6 +18,7 @@ from kdrun.datasets.loader import PlainLoader, TrainLoader
 from kdrun.datasets.raw import Files
 from kdrun.datasets.split import Data, Split, split
 from kdrun.datasets.views import Views
+from kdrun.device import compile_module, place
 from kdrun.engine import Recipe, Training
 from kdrun.errors import UsageError, brief
 from kdrun.learner import Learner, Weight
@@ -256,7 +257,9 @@ def training(config: Plain, built: Learner, device: str, precision: str) -> Trai
         node["betas"] = tuple(node["betas"])
     if node.get("nesterov") and not node.get("momentum"):
         node["nesterov"] = False  # without momentum there is nothing to look ahead with
-    built.to(device)
+    place(built, device, precision)
+    if config["device"]["compile"]:
+        compile_module(built, device)
     optimizer = OPTIMIZERS[kind](built.parameters(), **node)
     return Training(built, optimizer, device, precision, config["ema"]["decay"])
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from kdrun.errors import UsageError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def pick_device(name: str) -> str:
@@ -48,6 +53,36 @@ def autocast(device: str, precision: str) -> AbstractContextManager[None]:
     """The context in which a forward pass runs at `precision`."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return torch.autocast(device, dtype=dtype, enabled=precision != "fp32")
+
+
+def place(model: Module, device: str, precision: str) -> Module:
+    """The model on its device, in the memory layout in which its convolutions are fastest there.
+
+    On a CPU that is channels last, in every precision (0.7 to 1.05 of the time of a step, most often 0.85); on CUDA in
+    half precision only. Other layouts sum in another order: last bits differ.
+    """
+    model.to(device)
+    return model.to(memory_format=torch.channels_last) if layout(device, precision) == torch.channels_last else model
+
+
+def layout(device: str, precision: str) -> torch.memory_format:
+    last = device == "cpu" or (device == "cuda" and precision != "fp32")
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def check_compiler(device: str) -> None:
+    """Raise `UsageError` when there is nothing that `torch.compile` could make machine code with."""
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
+    if device == "cpu" and not any(shutil.which(name) for name in compilers if name):
+        raise UsageError(
+            "device.compile=true: there is no C++ compiler here, which torch.compile needs on a CPU; install one "
+            "(g++ or clang++), or use device.compile=false"
+        )
+
+
+def compile_module(module: nn.Module, device: str) -> None:
+    """From its first call on, run a module as machine code made for it; on CUDA as one graph of all its kernels."""
+    module.compile(mode="reduce-overhead" if device == "cuda" else None)
 
 
 def seed_all(device: str, seed: int, epoch: int, step: int) -> None:

@@ -190,7 +190,7 @@ class Setting:
 
     def source(self) -> Source:
         made = Taught(self.teacher, "f", "fp32", {})
-        return Source(self.config, self.data, made, made.live("cpu"))
+        return Source(self.config, self.data, made)
 
     def kdrun(self, how: str, steps: int) -> float:
         """Seconds per step of `fit`."""

@@ -17,7 +17,7 @@ from kdrun.saved import checked_spec
 
 def save_model(path: Path, model: Model, state: Mapping[str, Tensor]) -> None:
     """What is deployed: the weights and the spec that says how to build and feed the network."""
-    tensors = {key: value.detach().cpu().clone() for key, value in state.items()}
+    tensors = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     checkpoints.save(path, {"format": 1, "spec": model.spec, "state_dict": tensors})
 
 

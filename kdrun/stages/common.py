@@ -13,7 +13,7 @@ from kdrun import assembly
 from kdrun.canonical import Plain
 from kdrun.cost import cost
 from kdrun.datasets.split import Data, Split, stratified
-from kdrun.device import make_deterministic, pick_device, pick_precision
+from kdrun.device import check_compiler, make_deterministic, pick_device, pick_precision, place
 from kdrun.engine import Answer, evaluate, results
 from kdrun.models.building import Model
 from kdrun.records.run import Run
@@ -41,6 +41,8 @@ def use_device(config: Plain) -> str:
     device = pick_device(config["device"]["name"])
     if config["device"]["threads"] is not None:
         torch.set_num_threads(config["device"]["threads"])
+    if config["device"]["compile"]:
+        check_compiler(device)
     make_deterministic(device)
     return device
 
@@ -75,7 +77,7 @@ class Quality:
 
 def quality(model: Model, config: Plain, data: Data, where: tuple[str, str], teacher: Answer | None = None) -> Quality:
     """How good a trained model is on every split. The test split is read here and nowhere else, once a model."""
-    tapped = model.tapped().to(where[0])
+    tapped = place(model.tapped(), *where)
     numbers: dict[str, float] = {}
     for name, part in {"train": _some(data.train), "val": data.validation}.items():
         if part is not None:
@@ -98,7 +100,7 @@ def price(model: Model, device: str, role: str) -> dict[str, float]:
     """What the model costs, by `<role>/<measure>`, in float32 with the threads of this process."""
     spec = model.spec
     image = torch.zeros(1, spec["channels"], spec["size"], spec["size"], device=device)
-    return {f"{role}/{key}": value for key, value in cost(model.net.to(device).float(), image).items()}
+    return {f"{role}/{key}": value for key, value in cost(place(model.net, device, "fp32").float(), image).items()}
 
 
 def state_files(run: Run, config: Plain) -> StateFiles:

@@ -48,11 +48,11 @@ def distill(
     teacher = find_teacher(config, data, device, rebuild)
     alone = ensure(baseline_training(config), data, device, "baseline", rebuild) if config["baseline"] else None
     resident = assembly.on_device(data, device)
-    live = teacher.live(device)
-    source = Source(config, resident, teacher, live)
+    source = Source(config, resident, teacher)
+    live = source.live
     probe = assembly.probe_images(resident)
     learner = assembly.learner(config, student, live.model, probe)
-    parents = {"teacher": teacher.fingerprint, "teacher_precision": teacher.precision}
+    parents = {"teacher": teacher.fingerprint, "teacher_precision": live.precision}
     if origin is not None:
         parents["weights"] = origin.fingerprint
     known = fingerprint(identity(config, data.fingerprint, here.precision, parents))
@@ -72,7 +72,7 @@ def distill(
         parents=[teacher.parent] + ([] if alone is None else [as_parent("alone", alone)]),
         overrides=overrides or [],
         places=assembly.places(config),
-        facts={"teacher_outputs": how},
+        facts={"teacher_outputs": how, "teacher_way": source.way.record()},
     )
     with Run.begin(about, unfinished) as run:
         for one in about.parents:

@@ -8,6 +8,7 @@ from pathlib import Path
 from kdrun import assembly
 from kdrun.canonical import Plain
 from kdrun.datasets.split import Data
+from kdrun.device import place
 from kdrun.engine import results
 from kdrun.errors import UsageError
 from kdrun.models.building import Model, build
@@ -60,7 +61,7 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
             run.note(adapted=adapted)
         where = (device, here.precision)
         test = assembly.on_device(data, device).test
-        totals = totals_on(test, config, model.tapped().to(device), where)
+        totals = totals_on(test, config, place(model.tapped(), *where), where)
         numbers = {f"test/{key}": value for key, value in results(totals, assembly.metrics()).items()}
         run.summary({**numbers, "test/samples": len(test), **price(model, device, "model")})
         run.document("confusion", {"model": confusion(totals)})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 
-from kdrun.device import autocast
+from kdrun.device import autocast, place
+from kdrun.taps import Tapped
 from kdrun.types import Batch, Outputs
 
 
@@ -18,8 +18,8 @@ class LiveTeacher:
     outputs are stored, so that a live and a stored teacher give the same.
     """
 
-    def __init__(self, model: nn.Module, fingerprint: str, device: str, precision: str) -> None:
-        self.model = model.to(device).requires_grad_(False)
+    def __init__(self, model: Tapped, fingerprint: str, device: str, precision: str) -> None:
+        self.model = place(model, device, precision).requires_grad_(False)
         self.model.eval()
         self.fingerprint, self.device, self.precision = fingerprint, device, precision
         self.asked = 0  # samples

@@ -21,7 +21,7 @@ GOLDEN = {
     "crop": [270, 1926, 2150, 3075],
     "rotate": [572, 1703, 3160, 4340],
     "kd": 1.4376555681228638,
-    "fingerprint": "6fd79d5e0d9eef001728a3a56496997159266f35752bbeb9925fe0e4a716998c",
+    "fingerprint": "2354d4c3c466dcc452c1b159ad4dca2695028359e4e65dc5c873784597fbdfd4",
 }
 
 

@@ -53,7 +53,7 @@ def source(folder: Path, *words: str, read: Data | None = None, **teacher: Any) 
     config = {**composed(*words), "output_dir": str(folder)}
     read = data() if read is None else read
     made = taught(read, config, **teacher)
-    return Source(config, read, made, made.live("cpu"))
+    return Source(config, read, made)
 
 
 MOVING = ("augment=[flip]", "dataset.views=2")
@@ -99,9 +99,7 @@ def test_nothing_of_the_student_changes_the_key(words: list[str], tmp_path: Path
     read = data()
     plain = {**stage_config("distill", [*WORDS, *MOVING])}
     made = taught(read, plain)
-    one, other = (
-        Source({**c, "output_dir": str(tmp_path)}, read, made, made.live("cpu")).store.path for c in (plain, config)
-    )
+    one, other = (Source({**c, "output_dir": str(tmp_path)}, read, made).store.path for c in (plain, config))
     assert one == other
 
 
