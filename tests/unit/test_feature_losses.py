@@ -488,7 +488,7 @@ def test_features_are_never_taken_from_the_store() -> None:
 
 
 def test_taps_bear_on_a_distillation_and_on_no_training_with_labels() -> None:
-    from kdrun.canonical import baseline_training, identity, teacher_training
+    from kdrun.identity import baseline_training, identity, teacher_training
 
     def known(config: dict[str, Any]) -> Any:
         return identity(config, "d", "fp32", {})
