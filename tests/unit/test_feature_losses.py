@@ -355,10 +355,9 @@ def trained(kind: str, teacher: str, student: str, precision: str = "fp32", *wor
     return training, live, (report, before)
 
 
-SLOW = [("resnet18", "mobilenet"), ("cnn", "vit")]
+SLOW = [("resnet18", "mobilenet"), ("cnn", "vit"), ("wrn_16_2", "vgg8")]
 PAIRS = [
     ("resnet8x4", "resnet8"),
-    ("wrn_16_2", "vgg8"),
     ("vit", "cnn"),
     *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW),
 ]
