@@ -192,7 +192,7 @@ def _sweep(stage: str, words: list[str], folders: list[Path], plugins: list[str]
     typed = overrides_of(words)
     secret = next((word.partition("=")[0] for word in typed if is_credential(word.partition("=")[0])), None)
     if secret is not None:
-        raise UsageError(f"{secret}: a sweep keeps what it is given in a file; set it in the environment")
+        raise UsageError(f"a sweep keeps what it is given in a file; set it in the environment: {secret}")
     check_sweep(stage, typed, folders)
     if any(word.lstrip("+").startswith(("hydra/launcher", "hydra/sweeper", "hydra.sweeper")) for word in typed):
         return _through_hydra(stage, words, folders, debug)

@@ -43,7 +43,8 @@ def distill(
     student = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
     origin = load_origin(student, config["model"], data.classes)
     here = setting(config, device, student.net)
-    assembly.train_loader(config, data)
+    assembly.train_loader(config, data)  # a batch too large, a term's name or option that cannot be: refused now
+    assembly.terms(config)
     if assembly.reads_features(config) and config["teacher"]["run"] == "auto":
         _refuse_misfit(config, data, student, device)
     teacher = find_teacher(config, data, device, rebuild)
