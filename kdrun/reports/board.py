@@ -132,7 +132,8 @@ def lineage(run: Record) -> list[tuple[str, str]]:
     rows.append(("device", ", ".join(text(device.get(key)) for key in ("name", "precision") if device.get(key))))
     rows.append(("threads", text(device.get("threads"))))
     rows.append(("versions", ", ".join(f"{text(k)} {text(v)}" for k, v in mapping(info.get("versions")).items())))
-    rows.append(("command", text(info.get("command"), 1000)))
+    command = info.get("command")
+    rows.append(("command", text(" ".join(map(str, command)) if isinstance(command, list) else command, 1000)))
     rows.append(("started", text(info.get("started"))))
     return [(name, value) for name, value in rows if value]
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdrun.errors import brief
+from kdrun.reports.tables import scaled
 
 INK, FAINT = "#010203", "#010204"
 SERIES = [f"#0102{16 + number:02x}" for number in range(8)]
@@ -34,8 +35,7 @@ STYLE: Any = {
 }
 PLACED = re.compile(r"<\?xml.*?<svg ", re.DOTALL)
 LEFT_OUT = re.compile(r"<metadata>.*?</metadata>|<style type=\"text/css\">.*?</style>|<!--.*?-->", re.DOTALL)
-SIZE = re.compile(r'(<svg [^>]*?)width="[^"]*"\s*', re.DOTALL)
-HEIGHT = re.compile(r'(<svg [^>]*?) height="[^"]*"', re.DOTALL)
+SIZE = re.compile(r'width="([\d.]+)pt" height="[\d.]+pt"')
 NUMBERED = re.compile(r'(id="|href="#|url\(#)')
 
 Curve = tuple[str, Sequence[float], Sequence[float]]
@@ -114,11 +114,16 @@ class Figures:
 def inline(svg: str, number: int) -> str:
     """An SVG file as a part of a page: no header, the page's colours, identifiers that no other figure has."""
     svg = LEFT_OUT.sub("", PLACED.sub("<svg ", svg, count=1))
-    svg = HEIGHT.sub(r"\1", SIZE.sub(r"\1", svg, count=1), count=1)
+    svg = SIZE.sub(_as_wide_as_it_is, svg, count=1)
     svg = NUMBERED.sub(rf"\g<1>f{number}-", svg)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, variable)
     return svg.replace("<svg ", '<svg role="img" ', 1)
+
+
+def _as_wide_as_it_is(found: re.Match[str]) -> str:
+    """The style sheet lets it shrink with the page, and not grow beyond its own width."""
+    return f'style="--own: {float(found[1]) * 4 / 3:.0f}px"'  # points as pixels
 
 
 def _curves(axes: Sequence[Any], panels: Mapping[str, Sequence[Curve]]) -> None:
@@ -183,8 +188,20 @@ def _scatter(axes: Sequence[Any], panels: Mapping[str, Sequence[tuple[str, float
         )
         axis.set_xlabel(name)
         if min(cost for _, cost, _ in points) > 0:
-            axis.set_xscale("log")
+            _logarithmic(axis, points)
     axes[0].set_ylabel(vertical)
+
+
+def _logarithmic(axis: Any, points: Sequence[tuple[str, float, float]]) -> None:
+    """With plain numbers at the ticks, few enough to be read."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = min(cost for _, cost, _ in points), max(cost for _, cost, _ in points)
+    axis.set_xscale("log")
+    axis.set_xlim(low / 1.3, high * 1.3)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 30 * low else (1.0,), numticks=6))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: scaled(value) if value >= 1000 else f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _front(points: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:

@@ -36,7 +36,10 @@ class Setting:
 
     @property
     def name(self) -> str:
-        return " ".join(f"{key}={value}" for key, value in self.words.items() if value != NOTHING) or models(self.first)
+        told = [
+            f"{short}={value}" for short, value in zip(shortened(list(self.words)), self.words.values(), strict=True)
+        ]
+        return " ".join(word for word in told if not word.endswith(f"={NOTHING}")) or models(self.first)
 
     @property
     def first(self) -> Record:
@@ -113,6 +116,12 @@ def differing_keys(runs: Sequence[Record]) -> list[str]:
 def shown_key(key: str) -> str:
     """`teacher.kind` as it is typed: `teacher`; `model` is the student in a distillation's saved config."""
     return key.removesuffix(f".{BEFORE_WORDS}")
+
+
+def shortened(keys: Sequence[str]) -> list[str]:
+    """The last part of each key where that is told apart from the others: `alpha` for `loss.alpha`."""
+    lasts = [key.rpartition(".")[2] for key in keys]
+    return [last if lasts.count(last) == 1 else key for key, last in zip(keys, lasts, strict=True)]
 
 
 def shown_value(value: Any) -> str:

@@ -129,18 +129,28 @@ def _grids(board: Board, figures: Figures) -> Iterator[Figure]:
         pair = _two_keys(own)
         if pair is None:
             continue
-        rows, columns = (sorted({one.words[key] for one in own}, key=_order) for key in pair)
-        cells: dict[tuple[int, int], tuple[float, str]] = {}
-        for row, first in enumerate(rows):
-            for column, second in enumerate(columns):
-                there = [one for one in own if (one.words[pair[0]], one.words[pair[1]]) == (first, second)]
-                values = [found.mean for one in there if (found := one.spread("val/accuracy"))]
-                if values:
-                    runs = sum(len(one.runs) for one in there)
-                    average = sum(values) / len(values)
-                    cells[row, column] = (average, f"{100 * average:.2f}\n({runs})")
-        if len(cells) > 1:
-            yield _figure(f"{stage} on {data}", figures.heat_map(rows, columns, cells, pair))
+        alike, where = _alike_but_for(pair, own)
+        rows, columns = (sorted({one.words[key] for one in alike}, key=_order) for key in pair)
+        cells = {
+            (rows.index(one.words[pair[0]]), columns.index(one.words[pair[1]])): (
+                found.mean,
+                f"{100 * found.mean:.2f}\n({found.n})",
+            )
+            for one in alike
+            if (found := one.spread("val/accuracy")) is not None
+        }
+        if len(cells) >= max(4, 0.7 * len(rows) * len(columns)):  # else the two keys were not crossed
+            yield _figure(f"{stage} on {data}{where}", figures.heat_map(rows, columns, cells, pair))
+
+
+def _alike_but_for(pair: tuple[str, str], own: Sequence[Setting]) -> tuple[list[Setting], str]:
+    """The largest part of the settings that differ in these two keys alone, and what they have in common."""
+    parts: dict[str, list[Setting]] = {}
+    for one in own:
+        rest = " ".join(f"{key}={value}" for key, value in one.words.items() if key not in pair)
+        parts.setdefault(rest, []).append(one)
+    common = max(parts, key=lambda rest: len(parts[rest]))
+    return parts[common], f", {common}" if common else ""
 
 
 def _two_keys(own: Sequence[Setting]) -> tuple[str, str] | None:
@@ -168,10 +178,10 @@ def _costs(board: Board, figures: Figures) -> Iterator[Figure]:
             panels[name] = [
                 (text(n), scale * cost.mean, 100 * value.mean) for n, cost, value in found if cost and value
             ]
-        if any(len({cost for _, cost, _ in points}) > 1 for points in panels.values()):
-            yield _figure(
-                f"{stage} on {data}, {len(own)} settings", figures.scatter(panels, "test accuracy (%)"), broad=True
-            )
+        sizes = [len({cost for _, cost, _ in panels[name]}) for name in ("parameters", "FLOPs")]
+        if max(sizes) > 1:  # of one model there is nothing to choose by its cost
+            svg = figures.scatter(panels, "test accuracy (%)")
+            yield _figure(f"{stage} on {data}, {len(own)} settings", svg, broad=True)
 
 
 def _learning(board: Board, figures: Figures) -> Iterator[Figure]:
