@@ -106,6 +106,8 @@ def test_every_model_is_built_and_answers_on_fake_tensors(name: str) -> None:
             model = build(made)
         images = torch.zeros(2, channels, size, size, device="meta")
         assert model.net.to("meta").eval()(images).shape == (2, 10)
+        shapes = {name: weight.shape for name, weight in model.net.net.state_dict().items()}
+        assert outline(made) == shapes, "what a model file is held against before its weights are loaded"
 
 
 @pytest.mark.parametrize("name", SMALL)
