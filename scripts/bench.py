@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from kdrun import assembly
+from kdrun.canonical import teacher_training
 from kdrun.config import stage_config
 from kdrun.datasets.raw import Labelled, Raw
 from kdrun.datasets.split import Data, split
@@ -178,11 +179,7 @@ class Setting:
         self.folder = tempfile.TemporaryDirectory()
         self.config["output_dir"] = self.folder.name
         self.data = random_data()
-        taught = {
-            key: value
-            for key, value in self.config["teacher"].items()
-            if key not in ("run", "outputs", "seed", "train")
-        }
+        taught = teacher_training(self.config)["model"]
         self.teacher = build(assembly.model_spec(taught, self.data, self.config["dataset"]))
 
     def student(self) -> Model:

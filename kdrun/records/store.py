@@ -1,7 +1,8 @@
 """What teachers answer, kept on disk: for each key a folder, and in it a file per view.
 
 A file is the raw logits `(samples, classes)` of one view, before temperature, in ascending order of the samples, and
-ends in the sha256 of what is before it. It is memory-mapped, so that all runs of a machine share it.
+ends in the sha256 of what is before it. With many classes it may be the k highest of each (see `kdrun.topk`):
+which classes `(samples, k)`, then the values `(samples, k + 1)`. It is memory-mapped, so that all runs of a machine share it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from kdrun.errors import UsageError
 from kdrun.records.files import read_json, unwritable, write, write_json
 from kdrun.records.seal import TAIL, sealed, tail
+from kdrun.topk import TopK
 
 FORMAT = 1
 TYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -42,7 +44,7 @@ class Store:
     @property
     def view_bytes(self) -> int:
         """Of one view."""
-        return self.shape[0] * self.shape[1] * TYPES[self.key["type"]].itemsize
+        return sum(count * kind.itemsize for count, kind in self._parts())
 
     def file(self, view: int) -> Path:
         return self.path / f"view-{view:05d}.bin"
@@ -51,24 +53,37 @@ class Store:
         """Those of the views that are not there, or not whole."""
         return [view for view in views if not is_whole(self.file(view))]
 
-    def write(self, view: int, logits: Tensor) -> None:
-        """Keep one view's outputs, `(samples, classes)`. Raises `KdrunError` when there is no room."""
-        assert tuple(logits.shape) == self.shape, f"{tuple(logits.shape)} is not {self.shape}"
+    def write(self, view: int, logits: Tensor | TopK) -> None:
+        """Keep one view's outputs, `(samples, classes)` or what is short for it. Raises `KdrunError` without room."""
+        tensors = [logits.index, logits.values] if isinstance(logits, TopK) else [logits]
+        sizes = [count for count, _ in self._parts()]
+        assert [tensor.numel() for tensor in tensors] == sizes, f"{[t.shape for t in tensors]} is not {self.shape}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(self.path, 0, error) from error
         if not (self.path / "store.json").exists():
             write_json(self.path / "store.json", {"format": FORMAT, "shape": self.shape, "key": dict(self.key)})
-        values = logits.to(TYPES[self.key["type"]]).contiguous().cpu().numpy().tobytes()
-        write(self.file(view), sealed(values))
+        kinds = [kind for _, kind in self._parts()]
+        content = [t.to(kind).contiguous().cpu().numpy().tobytes() for t, kind in zip(tensors, kinds, strict=True)]
+        write(self.file(view), sealed(b"".join(content)))
 
-    def read(self, view: int) -> Tensor:
-        """One view's outputs, mapped: read from disk as they are used."""
-        values = torch.from_file(
-            str(self.file(view)), size=self.shape[0] * self.shape[1], dtype=TYPES[self.key["type"]]
-        )
-        return values.view(self.shape)
+    def read(self, view: int) -> Tensor | TopK:
+        """One view's outputs, mapped: read from disk as they are used. Rows of it are logits `(B, classes)`."""
+        whole = torch.from_file(str(self.file(view)), size=self.view_bytes, dtype=torch.uint8)
+        parts = whole.split([count * kind.itemsize for count, kind in self._parts()])
+        tensors = [
+            part.view(kind).view(self.shape[0], -1) for part, (_, kind) in zip(parts, self._parts(), strict=True)
+        ]
+        return tensors[0] if len(tensors) == 1 else TopK(tensors[1], tensors[0], self.shape[1])
+
+    def _parts(self) -> list[tuple[int, torch.dtype]]:
+        """How many numbers of which type a file has, one part behind another."""
+        (samples, classes), k, kind = self.shape, self.key["top_k"], TYPES[self.key["type"]]
+        if k is None:
+            return [(samples * classes, kind)]
+        narrow = kind == torch.float16 and classes < 2**15  # what is behind must begin at a multiple of its own width
+        return [(samples * k, torch.int16 if narrow else torch.int32), (samples * (k + 1), kind)]
 
     def used(self) -> None:
         """Note that it was, for `prune`."""

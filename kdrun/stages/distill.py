@@ -53,6 +53,8 @@ def distill(
     probe = assembly.probe_images(resident)
     learner = assembly.learner(config, student, live.model, probe)
     parents = {"teacher": teacher.fingerprint, "teacher_precision": live.precision}
+    if teacher.top_k is not None:
+        parents["teacher_top_k"] = str(teacher.top_k)
     if origin is not None:
         parents["weights"] = origin.fingerprint
     known = fingerprint(identity(config, data.fingerprint, here.precision, parents))

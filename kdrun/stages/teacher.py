@@ -47,18 +47,21 @@ class Taught:
     fingerprint: str
     precision: str
     parent: dict[str, Any]
+    top_k: int | None = None  # of its logits, where not all are asked for
 
     def live(self, device: str, precision: str | None = None) -> LiveTeacher:
-        return LiveTeacher(self.model.tapped(), self.fingerprint, device, precision or self.precision)
+        return LiveTeacher(self.model.tapped(), self.fingerprint, device, precision or self.precision, self.top_k)
 
     def lowered(self, device: str) -> LiveTeacher:
         """Folded and with weights in half precision: quicker, if it answers the same."""
-        return LiveTeacher(lowered(self.model.tapped(), self.precision), self.fingerprint, device, self.precision)
+        model = lowered(self.model.tapped(), self.precision)
+        return LiveTeacher(model, self.fingerprint, device, self.precision, self.top_k)
 
 
 def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) -> Taught:
     """From a run that is named, from a file whose classes are the data's, or from a training found or made."""
     node = config["teacher"]
+    top_k = node["top_k"] if node["top_k"] and node["top_k"] < len(data.classes) else None
     if node["run"] != "auto":
         path = Path(node["run"])
         completed(path)
@@ -73,7 +76,8 @@ def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) 
                 "fingerprint": origin.fingerprint,
             }
             known = fingerprint({"weights": origin.fingerprint, "spec": model.spec})
-            return Taught(model, known, pick_precision(config["device"]["precision"], device, model.net), parent)
+            precision = pick_precision(config["device"]["precision"], device, model.net)
+            return Taught(model, known, precision, parent, top_k)
         path = ensure(own, data, device, "teacher", rebuild)
     model = load_model(path)
     same_classes(model.spec["classes"], data.classes, f"teacher {path}")
@@ -82,6 +86,7 @@ def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) 
         completed(path)["fingerprint"],
         pick_precision(config["device"]["precision"], device, model.net),
         as_parent("teacher", path),
+        top_k,
     )
 
 
@@ -234,6 +239,7 @@ class Source:
             "augment": [[name, options] for name, options in config["augment"].items()],
             "view_seed": config["dataset"]["view_seed"] if moving else None,
             "view_code": self._view_code() if moving else None,
+            "top_k": self.teacher.top_k,
             "type": "float32" if self.live.precision == "fp32" else "float16",
             "precision": self.live.precision,
             "folded": self.way.folded,
