@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import lookup, schedule
-from kdrun.canonical import Plain
 from kdrun.datasets.loader import PlainLoader, TrainLoader
 from kdrun.datasets.raw import Files
 from kdrun.datasets.split import Data, Split, split
@@ -24,6 +23,7 @@ from kdrun.errors import UsageError, brief
 from kdrun.learner import Learner, Weight
 from kdrun.losses import Term
 from kdrun.models.building import Model, Spec
+from kdrun.schema import Plain
 from kdrun.taps import Tapped
 from kdrun.tracing import find_taps
 from kdrun.types import Outputs

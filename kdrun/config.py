@@ -22,10 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from kdrun.canonical import Plain, canonical, contradictions, sound, violations, with_floats, without_limits
+from kdrun.canonical import canonical
+from kdrun.contradictions import contradictions
 from kdrun.errors import UsageError, brief, closest, did_you_mean, suggestion
 from kdrun.lookup import conf_dir
 from kdrun.roles import ROLES, register_roles
+from kdrun.schema import Plain, sound, violations, with_floats, without_limits
 
 GLOBAL_KEYS = ("hydra",)
 OF_THE_TEACHER = ("teacher", "dataset", "augment", "device", "output_dir")

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from kdrun import lookup
-from kdrun.canonical import Plain, contradictions, violations, with_floats, without_limits
+from kdrun.contradictions import contradictions
 from kdrun.errors import UsageError, brief, suggestion
 from kdrun.lookup import conf_dir
 from kdrun.records.foreign import read_yaml
+from kdrun.schema import Plain, violations, with_floats, without_limits
 from kdrun.terms import kinds
 
 ROLES = ("teacher", "student")  # groups that are the models

@@ -32,11 +32,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from kdrun import assembly
-from kdrun.canonical import teacher_training
 from kdrun.config import stage_config
 from kdrun.datasets.raw import Labelled, Raw
 from kdrun.datasets.split import Data, split
 from kdrun.engine import fit
+from kdrun.identity import teacher_training
 from kdrun.models.building import Model, build
 from kdrun.records.run import About, Run
 from kdrun.records.state import StateFiles

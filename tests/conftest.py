@@ -66,6 +66,16 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _quickly_composed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configs are composed ten times as fast, except in e2e/, where Hydra does it itself."""
+    if "e2e" not in request.path.parts:
+        from kdrun import config
+        from tests.composing import quickly
+
+        monkeypatch.setattr(config, "_compose", quickly)
+
+
+@pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
 

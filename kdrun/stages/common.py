@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from kdrun import assembly
-from kdrun.canonical import Plain
 from kdrun.cost import cost
 from kdrun.datasets.split import Data, Split, stratified
 from kdrun.device import check_compiler, make_deterministic, pick_device, pick_precision, place
@@ -18,6 +17,7 @@ from kdrun.engine import Answer, evaluate, results
 from kdrun.models.building import Model
 from kdrun.records.run import Run
 from kdrun.records.state import StateFiles
+from kdrun.schema import Plain
 
 log = logging.getLogger("kdrun")
 TRAIN_SAMPLES = 10_000  # training images, at most, on which train accuracy is taken

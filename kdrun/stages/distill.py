@@ -6,14 +6,15 @@ import logging
 from pathlib import Path
 
 from kdrun import assembly
-from kdrun.canonical import Plain, baseline_training, identity, teacher_training
 from kdrun.datasets.split import Data
 from kdrun.gain import gain
+from kdrun.identity import baseline_training, identity, teacher_training
 from kdrun.models.building import Model, build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import fingerprint
 from kdrun.records.models import load_model, save_model
 from kdrun.records.run import About, Run, same_before, unfinished_run
+from kdrun.schema import Plain
 from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
 from kdrun.stages.optimise import optimise
 from kdrun.stages.teacher import Source, as_parent, find_teacher, outputs_before

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 from kdrun import assembly
-from kdrun.canonical import Plain
 from kdrun.datasets.split import Data
 from kdrun.device import place
 from kdrun.engine import results
@@ -17,6 +16,7 @@ from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.models import load_model, model_file
 from kdrun.records.run import About, Run, read_config, same_before, unfinished_run
 from kdrun.saved import checked_run_config
+from kdrun.schema import Plain
 from kdrun.stages.common import confusion, price, setting, totals_on, use_device
 
 NOTHING = (

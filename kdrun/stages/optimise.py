@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from kdrun import assembly, stopping
-from kdrun.canonical import Plain
 from kdrun.datasets.split import Data
 from kdrun.engine import Answer, Recipe, Report, Training, fit, results
 from kdrun.progress import Bar, training_bar
 from kdrun.records.run import Line, Run
 from kdrun.records.state import StateFiles
+from kdrun.schema import Plain
 from kdrun.stages.common import totals_on
 from kdrun.tasks.classification import CHOOSING
 

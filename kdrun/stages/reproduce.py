@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from kdrun import assembly
-from kdrun.canonical import Plain
 from kdrun.errors import KdrunError
 from kdrun.records import checkpoints
 from kdrun.records.environment import code_fingerprint
 from kdrun.records.run import read_info, status
+from kdrun.schema import Plain
 from kdrun.stages.evaluate import with_dataset
 from kdrun.stages.resume import STAGES, saved_config
 

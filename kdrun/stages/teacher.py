@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from kdrun import assembly
-from kdrun.canonical import Plain, teacher_training
 from kdrun.datasets import hashing, views
 from kdrun.datasets.loader import fetch
 from kdrun.datasets.split import Data, Split
 from kdrun.device import autocast, compile_module, layout, pick_precision
 from kdrun.engine import Answer
 from kdrun.errors import UsageError
+from kdrun.identity import teacher_training
 from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.progress import counted
@@ -29,6 +29,7 @@ from kdrun.records.lock import one_at_a_time
 from kdrun.records.models import load_model
 from kdrun.records.run import completed, read_info
 from kdrun.records.store import Store, weights_fingerprint
+from kdrun.schema import Plain
 from kdrun.stages.train import ensure
 from kdrun.teachers.live import LiveTeacher
 from kdrun.teachers.lowered import Likeness, likeness, lowered

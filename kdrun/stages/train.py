@@ -6,14 +6,15 @@ import logging
 from pathlib import Path
 
 from kdrun import assembly
-from kdrun.canonical import Plain, identity
 from kdrun.datasets.split import Data
+from kdrun.identity import identity
 from kdrun.models.building import build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.lock import one_at_a_time
 from kdrun.records.models import save_model
 from kdrun.records.run import About, Run, find_completed, find_unfinished, same_before, unfinished_run
+from kdrun.schema import Plain
 from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
 from kdrun.stages.optimise import optimise
 

@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from kdrun import lookup
-from kdrun.canonical import violations
 from kdrun.config import conf_dir, stage_config
 from kdrun.models.building import Spec, build, outline
+from kdrun.schema import violations
 from tests.conftest import ROOT
 
 FILES = sorted(conf_dir().rglob("*.yaml"))

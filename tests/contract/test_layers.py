@@ -16,7 +16,7 @@ ROWS = [
     {"stages"},
     {"assembly"},
     {"teachers", "loggers", "origins", "deployed", "progress", "cost"},
-    {"records", "canonical", "saved", "terms"},
+    {"records", "schema", "contradictions", "canonical", "identity", "saved", "terms"},
     {"engine", "datasets"},
     {"learner"},
     {

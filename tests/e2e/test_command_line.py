@@ -115,7 +115,9 @@ def test_a_plugin_brings_its_own_loss(tmp_path: Path) -> None:
     assert "loss/ours" in done.stdout
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_run_as_interrupted(number: int, code: int, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "kdrun", "train", "model=cnn", "epochs=10000"]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:

@@ -184,12 +184,13 @@ def test_image_folders_are_read_streamed_or_in_memory_with_equal_results(kdrun: 
 
 @pytest.mark.data
 def test_real_mnist_and_usps(kdrun: Command, data_dir: Path) -> None:
-    words = ["dataset=mnist", f"data_dir={data_dir}", "model=cnn_tiny", "epochs=1", "batch_size=128"]
+    words = ["dataset=mnist", f"data_dir={data_dir}", "model=cnn_tiny", "epochs=1", "batch_size=32"]
+    words += ["dataset.limit=12000"]
     run = kdrun("train", *words)
     summary = read(run.run, "summary.json")
     assert summary["test/samples"] == 10_000
     assert summary["test/accuracy"] > 0.9
-    assert read(run.run, "run.json")["data"]["samples"] == {"train": 54_000, "val": 6_000, "test": 10_000}
+    assert read(run.run, "run.json")["data"]["samples"] == {"train": 12_000, "val": 6_000, "test": 10_000}
     elsewhere = kdrun("evaluate", str(run.run), "dataset=usps", f"data_dir={data_dir}")
     assert (
         "images are adapted on the model's side: 1x16x16 (channels x height x width) becomes 1x28x28" in elsewhere.out

@@ -5,8 +5,6 @@ Exit code 2 is what was typed or configured and cannot work, 1 what failed while
 
 from __future__ import annotations
 
-import copy
-import functools
 import gzip
 import json
 import os
@@ -17,21 +15,19 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from omegaconf import DictConfig
 from PIL import Image
 
 from kdrun import config
-from kdrun.errors import UsageError
 from kdrun.models.building import build
 from kdrun.records.models import save_model
+from tests.composing import COMPOSE, quickly
 from tests.conftest import Answer
 
 Command = Callable[..., Answer]
@@ -40,34 +36,6 @@ LONGEST_ECHO = "x" * 201
 SMALL = ("model=mlp", "model.widths=[4]")  # a model that costs nothing to build
 PAIR = ("teacher=mlp", "student=mlp", "teacher.widths=[4]", "student.widths=[4]")
 SEVERAL = "epochs=0 seed=-1 loss.alpha=2 epoch=3 teacher=mpl device=cpu device.precision=fp16"
-
-
-COMPOSE = config._compose
-
-
-@functools.cache
-def chosen_options(stage: str, words: tuple[str, ...]) -> DictConfig:
-    return COMPOSE(stage, list(words), [])
-
-
-def quickly(stage: str, typed: Sequence[str], folders: Sequence[Path]) -> DictConfig:
-    """`config._compose`, ten times as fast: what the chosen options give is kept, values are put on a copy of it."""
-    if folders:
-        return COMPOSE(stage, typed, folders)
-    groups = config._groups()
-    parsed = config._parse(typed)[0]
-    picked = [one for one in parsed if one.key_or_group in groups or "/" in one.key_or_group]
-    made = copy.deepcopy(chosen_options(stage, tuple(config._texts(picked))))
-    try:
-        ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one not in picked], made)
-    except config.UNFIT as error:
-        raise UsageError(config._first_line(error)) from error
-    return made
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "_compose", quickly)
 
 
 @pytest.fixture(autouse=True)
@@ -438,7 +406,18 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ["", "epochs=3 loss.alpha=0.2", "student=mlp student.widths=[3] seed=1", "epochs={a:1}", "epochs=${seed}"]
+    "typed",
+    [
+        "",
+        "epochs=3 loss.alpha=0.2",
+        "student=mlp student.widths=[3] seed=1",
+        "epochs={a:1}",
+        "epochs=${seed}",
+        "experiment=mnist_cnn epochs=2 loss.alpha=0.3",
+        "augment=[crop,flip] augment.flip.probability=0.1 optimizer=adam optimizer.betas=[0.8,0.9]",
+        "loss=mix loss.terms={kd:0.9,at:1000} student.taps={stage1:layer1}",
+        "teacher=torchvision teacher.name=resnet34 teacher.train.epochs=3 dataset=mnist device=cpu schedule=multistep",
+    ],
 )
 def test_the_quick_way_composes_what_hydra_composes(typed: str) -> None:
     with config.composing([]):

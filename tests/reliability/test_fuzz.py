@@ -11,8 +11,8 @@ import pytest
 
 from kdrun import cli, config
 from kdrun.errors import KdrunError, UsageError
+from tests.composing import quickly
 from tests.conftest import mutated
-from tests.reliability.test_bad_input import quickly
 from tests.reliability.test_typos import all_choices, all_keys, typo
 
 SEED = 7

@@ -8,17 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kdrun import lookup
 from kdrun.records.manifest import job_key, read_jobs, read_sweep
 from kdrun.reports.sweep import results, settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Answer
 from tests.reliability.test_signals import wait_for
 
+Command = Callable[..., Answer]
 TRAIN = ["train", "-m", "model=cnn_tiny", "epochs=1", "dataset.limit=60", "batch_size=20", "device=cpu"]
 TERRIBLE = """
 import ctypes, os, signal, sys, time
@@ -47,8 +49,10 @@ class Terrible(Term):
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """A folder with a plugin whose loss does whatever a loss must not."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a plugin whose loss does whatever a loss must not; what the plugin leaves in this process goes."""
+    monkeypatch.setattr(lookup, "PLUGINS", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
     losses = tmp_path / "mine" / "losses"
     losses.mkdir(parents=True)
     for folder in (losses.parent, losses):
@@ -58,7 +62,9 @@ def here(tmp_path: Path) -> Path:
     options.mkdir(parents=True)
     terms = "terms:\n  terrible:\n    kind: terrible\n    weight: 1.0\n    way: works\n"
     (options / "terrible.yaml").write_text(f"task: {{kind: cross_entropy, weight: 1.0}}\n{terms}")
-    return tmp_path
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
 
 
 @pytest.fixture
@@ -74,12 +80,6 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "kdrun", *words]
 
 
-def kdrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, as a sweep's children want it; not one fewer of them may be left when it ends."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command(*words), cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-
-
 def jobs(folder: Path) -> list[dict[str, Any]]:
     return read_jobs(next((folder / "outputs" / "sweeps").iterdir()))
 
@@ -88,34 +88,34 @@ def statuses(folder: Path) -> list[str]:
     return [job["status"] for job in jobs(folder)]
 
 
-def test_a_sweep_does_what_is_missing_and_nothing_twice(here: Path) -> None:
-    first = kdrun(here, *TRAIN, "optimizer.lr=0.01,0.1", "seed=0,1")
-    assert (first.returncode, first.stderr) == (0, "")
+def test_a_sweep_does_what_is_missing_and_nothing_twice(here: Path, kdrun: Command) -> None:
+    first = kdrun(*TRAIN, "optimizer.lr=0.01,0.1", "seed=0,1")
+    assert (first.code, first.err) == (0, "")
     assert statuses(here) == ["completed"] * 4
     runs = sorted((here / "outputs" / "train").iterdir())
     assert len(runs) == 4
-    assert "best on validation: optimizer.lr=" in first.stdout
-    assert " ± " in first.stdout
-    again = kdrun(here, *TRAIN, "optimizer.lr=0.01,0.1", "seed=0,1")
-    assert again.returncode == 0
-    assert again.stdout.count("before: completed") == 4
-    larger = kdrun(here, *TRAIN, "optimizer.lr=0.01,0.1,0.2", "seed=0,1", "sweep.jobs=2")
-    assert larger.returncode == 0
+    assert "best on validation: optimizer.lr=" in first.out
+    assert " ± " in first.out
+    again = kdrun(*TRAIN, "optimizer.lr=0.01,0.1", "seed=0,1")
+    assert again.code == 0
+    assert again.out.count("before: completed") == 4
+    larger = kdrun(*TRAIN, "optimizer.lr=0.01,0.1,0.2", "seed=0,1", "sweep.jobs=2")
+    assert larger.code == 0
     assert len(list((here / "outputs" / "sweeps").iterdir())) == 1, "a larger grid is the same sweep"
     assert statuses(here) == ["completed"] * 6
     assert len(list((here / "outputs" / "train").iterdir())) == 6
-    alone = kdrun(here, *(word for word in TRAIN if word != "-m"), "optimizer.lr=0.3")
-    assert alone.returncode == 0
-    reused = kdrun(here, *TRAIN, "optimizer.lr=0.3", "seed=0", "sweep.name=other")
-    assert "reused: " in reused.stdout
+    alone = kdrun(*(word for word in TRAIN if word != "-m"), "optimizer.lr=0.3")
+    assert alone.code == 0
+    reused = kdrun(*TRAIN, "optimizer.lr=0.3", "seed=0", "sweep.name=other")
+    assert "reused: " in reused.out
 
 
-def test_jobs_that_fail_in_any_way_do_not_stop_the_others(here: Path) -> None:
+def test_jobs_that_fail_in_any_way_do_not_stop_the_others(here: Path, kdrun: Command) -> None:
     ways = "works,raises,exits,dies,crashes"
     words = ["--plugin", "mine", "--config-dir", "options", "-m", "student=cnn_tiny", "teacher=cnn_tiny"]
     more = ["teacher.train.epochs=1", "teacher.train.batch_size=20", "epochs=1", "batch_size=20", "dataset.limit=60"]
-    sweep = kdrun(here, "distill", *words, *more, "baseline=false", "loss=terrible", f"loss.terms.terrible.way={ways}")
-    assert sweep.returncode == 1, sweep.stderr
+    sweep = kdrun("distill", *words, *more, "baseline=false", "loss=terrible", f"loss.terms.terrible.way={ways}")
+    assert sweep.code == 1, sweep.err
     found = {job["setting"].rpartition("=")[2]: (job["status"], job["reason"]) for job in jobs(here)}
     assert found["works"] == ("completed", None)
     assert found["raises"][0] == found["exits"][0] == found["dies"][0] == found["crashes"][0] == "failed"
@@ -123,27 +123,22 @@ def test_jobs_that_fail_in_any_way_do_not_stop_the_others(here: Path) -> None:
     assert "SystemExit" in found["exits"][1]
     assert "killed by SIGKILL" in found["dies"][1]
     assert "killed by SIGSEGV" in found["crashes"][1]
-    assert "4 jobs are missing, which may change this" in sweep.stdout
-    once_more = kdrun(
-        here, "distill", *words, *more, "baseline=false", "loss=terrible", f"loss.terms.terrible.way={ways}"
-    )
-    assert once_more.returncode == 1, "failed jobs are not tried again unasked"
-    assert once_more.stdout.count("before: failed") == 4
+    assert "4 jobs are missing, which may change this" in sweep.out
+    once_more = kdrun("distill", *words, *more, "baseline=false", "loss=terrible", f"loss.terms.terrible.way={ways}")
+    assert once_more.code == 1, "failed jobs are not tried again unasked"
+    assert once_more.out.count("before: failed") == 4
     retried = ["loss=terrible", "loss.terms.terrible.way=works,dies", "sweep.retry_failed=true"]
-    assert (
-        "running: loss.terms.terrible.way=dies"
-        in kdrun(here, "distill", *words, *more, "baseline=false", *retried).stdout
-    )
+    assert "running: loss.terms.terrible.way=dies" in kdrun("distill", *words, *more, "baseline=false", *retried).out
 
 
-def test_a_job_whose_config_is_wrong_fails_by_itself(here: Path) -> None:
-    sweep = kdrun(here, *TRAIN, "optimizer.lr=0.01,-3")
-    assert sweep.returncode == 2
+def test_a_job_whose_config_is_wrong_fails_by_itself(here: Path, kdrun: Command) -> None:
+    sweep = kdrun(*TRAIN, "optimizer.lr=0.01,-3")
+    assert sweep.code == 2
     assert statuses(here) == ["completed", "failed"]
-    assert "optimizer.lr=-3" in sweep.stdout
-    wrong_key = kdrun(here, *TRAIN, "optimizer.lrr=0.01,0.1")
-    assert wrong_key.returncode == 2
-    assert "did you mean optimizer.lr" in wrong_key.stderr
+    assert "optimizer.lr=-3" in sweep.out
+    wrong_key = kdrun(*TRAIN, "optimizer.lrr=0.01,0.1")
+    assert wrong_key.code == 2
+    assert "did you mean optimizer.lr" in wrong_key.err
 
 
 def slow_sweep(folder: Path, started: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:
@@ -178,9 +173,9 @@ def test_a_sweep_that_is_signalled_saves_its_jobs_and_ends(
     assert (run / "checkpoints" / "last.pt").exists()
 
 
-def test_a_sweep_that_was_cut_off_goes_on_by_its_folder(here: Path) -> None:
+def test_a_sweep_that_was_cut_off_goes_on_by_its_folder(here: Path, kdrun: Command) -> None:
     words = [*TRAIN, "seed=0,1"]
-    assert kdrun(here, *words).returncode == 0
+    assert kdrun(*words).code == 0
     sweep = next((here / "outputs" / "sweeps").iterdir())
     lines = [json.loads(line) for line in (sweep / "manifest.jsonl").read_text().splitlines()]
     lines[1] |= {"status": "interrupted", "run": None}
@@ -189,8 +184,8 @@ def test_a_sweep_that_was_cut_off_goes_on_by_its_folder(here: Path) -> None:
         path for path in (here / "outputs" / "train").iterdir() if path.name == Path(str(jobs(here)[0]["run"])).name
     )
     assert run.exists()
-    resumed = kdrun(here, "resume", str(sweep))
-    assert (resumed.returncode, resumed.stderr) == (0, "")
+    resumed = kdrun("resume", str(sweep))
+    assert (resumed.code, resumed.err) == (0, "")
     assert statuses(here) == ["completed", "reused"], "the run itself was whole"
     assert len(list((here / "outputs" / "sweeps").iterdir())) == 1
 
@@ -233,9 +228,9 @@ def test_nothing_is_called_best_without_a_validation_split(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_second_job_starts_within_half_a_second(here: Path) -> None:
+def test_a_second_job_starts_within_half_a_second(here: Path, kdrun: Command) -> None:
     """Not a benchmark: a new interpreter that imports torch takes several times as long."""
-    kdrun(here, *TRAIN, "seed=0,1,2")
+    kdrun(*TRAIN, "seed=0,1,2")
     begun = [json.loads((Path(here) / job["run"] / "run.json").read_text())["started"] for job in jobs(here)]
     ended = [json.loads((Path(here) / job["run"] / "run.json").read_text())["finished"] for job in jobs(here)]
     assert len(begun) == len(ended) == 3

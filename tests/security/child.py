@@ -1,8 +1,9 @@
 """A process that runs the command line on malicious files, one after the other, and watches what happens.
 
-    python -m tests.security.child <folder> [--unsafe] [name …]
+    python -m tests.security.child <folder> [--unsafe] [--sample] [name …]
 
-It prints one line of JSON per command. `--unsafe` puts the classic mistakes into the process: a control.
+It prints one line of JSON per command. `--unsafe` puts the classic mistakes into the process: a control. `--sample`
+gives each artefact to one of the commands that read it, each time another.
 """
 
 from __future__ import annotations
@@ -146,13 +147,15 @@ def base_runs(folder: Path) -> None:
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save("completed/image.png")
 
 
-def examine(one: Artefact, folder: Path, watch: Watch) -> None:
+def examine(one: Artefact, folder: Path, watch: Watch, sampled: int | None) -> None:
     place = folder / one.name / "here"
     place.mkdir(parents=True)
     for run in ("completed", "interrupted"):
         shutil.copytree(folder / run, place / run)
     os.chdir(place)
     commands = one.write(place)
+    if sampled is not None:
+        commands = [commands[sampled % len(commands)]]
     files = _files(place.parent)
     for words in commands:
         report = watched(words, watch)
@@ -183,8 +186,8 @@ def with_the_classic_mistakes() -> None:
 
 
 def main() -> None:
-    folder, names = Path(sys.argv[1]), [word for word in sys.argv[2:] if word != "--unsafe"]
-    unsafe = "--unsafe" in sys.argv
+    folder, names = Path(sys.argv[1]), [word for word in sys.argv[2:] if not word.startswith("--")]
+    unsafe, sample = "--unsafe" in sys.argv, "--sample" in sys.argv
     os.environ["PLANTED_SECRET"] = SECRET
     base_runs(folder)
     if unsafe:
@@ -192,9 +195,9 @@ def main() -> None:
     soft = memory("VmSize") + MOST_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
     watch = Watch()
-    for one in ARTEFACTS:
+    for number, one in enumerate(ARTEFACTS):
         if not names or one.name in names:
-            examine(one, folder, watch)
+            examine(one, folder, watch, number if sample else None)
 
 
 if __name__ == "__main__":

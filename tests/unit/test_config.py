@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from kdrun.canonical import baseline_training, expanded_loss, identity, teacher_training
+from kdrun.canonical import expanded_loss
 from kdrun.config import stage_config
 from kdrun.errors import UsageError
+from kdrun.identity import baseline_training, identity, teacher_training
 from kdrun.records.fingerprint import fingerprint
 
 REFUSED = [

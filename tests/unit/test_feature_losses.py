@@ -355,10 +355,9 @@ def trained(kind: str, teacher: str, student: str, precision: str = "fp32", *wor
     return training, live, (report, before)
 
 
-SLOW = [("resnet18", "mobilenet"), ("cnn", "vit")]
+SLOW = [("resnet18", "mobilenet"), ("cnn", "vit"), ("wrn_16_2", "vgg8")]
 PAIRS = [
     ("resnet8x4", "resnet8"),
-    ("wrn_16_2", "vgg8"),
     ("vit", "cnn"),
     *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW),
 ]
@@ -488,7 +487,7 @@ def test_features_are_never_taken_from_the_store() -> None:
 
 
 def test_taps_bear_on_a_distillation_and_on_no_training_with_labels() -> None:
-    from kdrun.canonical import baseline_training, identity, teacher_training
+    from kdrun.identity import baseline_training, identity, teacher_training
 
     def known(config: dict[str, Any]) -> Any:
         return identity(config, "d", "fp32", {})
