@@ -51,7 +51,8 @@ def distill(
     live = teacher.live(device)
     source = Source(config, resident, teacher, live)
     probe = assembly.probe_images(resident)
-    learner = assembly.learner(config, student, live.model, probe)
+    learner = assembly.learner(config, student, live.model, probe, resident.train)
+    student = learner.shipped or student
     parents = {"teacher": teacher.fingerprint, "teacher_precision": teacher.precision}
     if origin is not None:
         parents["weights"] = origin.fingerprint
@@ -92,7 +93,9 @@ def distill(
 def _refuse_misfit(config: Plain, data: Data, student: Model, device: str) -> None:
     """Raise `UsageError` when the loss does not fit the models, before a teacher is trained for it."""
     own = build(assembly.model_spec(teacher_training(config)["model"], data, config["dataset"]))
-    assembly.learner(config, student, own.tapped().to(device), assembly.probe_images(assembly.on_device(data, device)))
+    resident = assembly.on_device(data, device)
+    probe = assembly.probe_images(resident)
+    assembly.learner(config, student, own.tapped().to(device), probe, resident.train)
 
 
 def _compare(
