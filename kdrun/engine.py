@@ -245,7 +245,7 @@ def _set_progress(training: Training, recipe: Recipe, step: int, steps: int) -> 
     """
     training.learner.progress(step / steps)
     phase = training.learner.phase
-    begin, end = (round(share * steps) for share in (phase.begin, phase.end))
+    begin, end = (math.ceil(share * steps) for share in (phase.begin, phase.end))
     if phase.number != training.phase:
         training.optimizer.state.clear()
         training.phase = phase.number

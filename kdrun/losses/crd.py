@@ -2,11 +2,14 @@
 
 Teacher and student, each through a linear head to the unit sphere, are to tell apart whether two embeddings are of one
 sample (positive) or of samples of different classes (negatives): noise-contrastive estimation, with either as anchor.
-Negatives come from a memory of the embeddings of all training samples, a running mean; it is part of the learner.
+What an anchor is compared with comes from a memory of the embeddings of all training samples, a running mean; it is
+part of the learner. The positive too: a fresh one among old negatives would be told by its age. In evaluation there is
+no memory: the present batch takes its place.
 
 Default: 16384 negatives (at most as many as there are samples of other classes), temperature 0.07, momentum 0.5, width
-128, weight 0.8; tuned on CIFAR-100. Scores are divided by a constant that the first batch sets, as in the authors'
-code, to which the weight belongs. That code takes the positive from the memory too; here it is the present embedding.
+128, weight 0.8; tuned on CIFAR-100. Scores are divided by an estimate of their sum over all samples, as in the authors'
+code, to which the weight belongs. There the first batch sets it for good, while the memory is still random: with 300
+samples instead of 50,000 the loss then blows up. Here it follows the batches, with the momentum of the memory.
 Negatives are drawn with replacement.
 """
 
@@ -25,6 +28,8 @@ from kdrun.losses.term import Term, class_numbers
 from kdrun.pairing import Pair, both, pair_embeddings
 from kdrun.types import Batch, Outputs
 
+EPSILON = 1e-6  # norm below which an embedding is not scaled up
+
 
 def similarities(anchor: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """`(B, 1 + K)`: of unit vectors `(B, W)`, `(B, W)`, `(B, K, W)` their products with the anchor, over τ."""
@@ -41,14 +46,25 @@ def crd_loss(scores: Tensor, log_scale: Tensor, noise: float) -> Tensor:
     return -(F.logsigmoid(odds[:, 0]) + F.logsigmoid(-odds[:, 1:]).sum(dim=1)).mean()
 
 
+def others(known: Tensor, classes: Tensor, most: int) -> Tensor:
+    """`(B, K)`: at random, places in `known` `(n,)` that hold another class than each of `classes` `(B,)`.
+
+    K is `most`, or what the largest class leaves where that is less.
+    """
+    counts = known.bincount(minlength=int(classes.max()) + 1)
+    count, start = counts[classes][:, None], (counts.cumsum(0) - counts)[classes][:, None]
+    number = min(most, len(known) - int(counts.max()))
+    chosen = torch.rand(len(classes), number, device=classes.device) * (len(known) - count)
+    return known.argsort(stable=True)[(start + count + chosen.long()) % len(known)]
+
+
 class CRD(Term):
     features = True
+    smallest_batch = 2
     rows: Tensor  # by number of a sample, its place in the memory
-    order: Tensor  # places in the memory by class, `start` where each class begins and how many it has
-    start: Tensor
-    count: Tensor
-    memory: Tensor
-    log_scale: Tensor
+    classes: Tensor  # by place
+    memory: Tensor  # `(2, places, width)`: of the student, of the teacher
+    log_scale: Tensor  # `(2,)`: of the student as the anchor, of the teacher
 
     def __init__(
         self,
@@ -61,29 +77,20 @@ class CRD(Term):
         super().__init__()
         self.negatives, self.temperature, self.momentum = negatives, temperature, momentum
         self.width, self.given = width, pairs
-        self.pair = Pair("", "")
+        self.pair, self.samples = Pair("", ""), 0
         self.heads = nn.ModuleList()
-        self.samples = self.drawn = 0
 
     def remember(self, index: Tensor, targets: Tensor) -> None:
-        self.samples, classes = len(index), targets[index]
+        self.samples = len(index)
         rows = index.new_full((int(index.max()) + 1,), -1)
         rows[index] = torch.arange(self.samples, device=index.device)
-        counts = classes.bincount()
-        known = {
-            "rows": rows,
-            "order": classes.argsort(stable=True),
-            "start": counts.cumsum(0) - counts,
-            "count": counts,
-        }
-        for name, value in known.items():
-            self.register_buffer(name, value, persistent=False)  # it follows from the data
-        self.drawn = min(self.negatives, self.samples - int(counts.max()))
+        self.register_buffer("rows", rows, persistent=False)  # both follow from the data
+        self.register_buffer("classes", targets[index], persistent=False)
 
     def build(self, student_probe: Outputs, teacher_probe: Outputs | None, teacher: nn.Module | None) -> None:
         if self.samples == 0:
             raise TypeError("crd keeps something of every training sample: give the learner the training split")
-        if self.drawn < 1:
+        if (self.classes == self.classes[0]).all():
             raise UsageError("this loss contrasts classes, and the training data has one; kd and fitnet need no others")
         self.pair = pair_embeddings(student_probe, teacher_probe, self.given)
         features = [as_vector(one) for one in both(student_probe, teacher_probe, self.pair)]
@@ -93,32 +100,38 @@ class CRD(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         features = [as_vector(one) for one in both(student, teacher, self.pair)]
-        points = [F.normalize(head(one), dim=1) for head, one in zip(self.heads, features, strict=True)]
-        drawn = self._draw(class_numbers(batch))
-        losses = [self._contrast(points[side], points[1 - side], drawn, side) for side in (0, 1)]
-        if self.training:
-            self._keep(points, batch.index)
+        points = [F.normalize(head(one), dim=1, eps=EPSILON) for head, one in zip(self.heads, features, strict=True)]
+        classes = class_numbers(batch)
+        if not self.training:
+            return self._contrast(points, torch.stack(points), torch.arange(len(batch)), others(classes, classes, 1024))
+        places = self.rows[batch.index]
+        loss = self._contrast(points, self.memory, places, others(self.classes, classes, self.negatives))
+        self._keep(points, places)
+        return loss
+
+    def _contrast(self, points: list[Tensor], kept: Tensor, places: Tensor, drawn: Tensor) -> Tensor:
+        """With the student as the anchor, and with the teacher; either is compared with what is kept of the other."""
+        if drawn.shape[1] == 0:  # a batch of one class, in evaluation
+            return torch.stack(points).sum() * 0
+        losses = []
+        for side, anchor in enumerate(points):
+            scores = similarities(anchor, kept[1 - side, places], kept[1 - side, drawn], self.temperature)
+            losses.append(crd_loss(scores, self._scale(scores, side), drawn.shape[1] / self.samples))
         return torch.stack(losses).sum()
 
-    def _draw(self, classes: Tensor) -> Tensor:
-        """`(B, K)`: places in the memory of samples of other classes than `(B,)`, at random."""
-        count, start = self.count[classes][:, None], self.start[classes][:, None]
-        chosen = torch.rand(len(classes), self.drawn, device=classes.device) * (self.samples - count)
-        return self.order[(start + count + chosen.long()) % self.samples]
-
-    def _contrast(self, anchor: Tensor, positive: Tensor, drawn: Tensor, side: int) -> Tensor:
-        """With the student (side 0) or the teacher (1) as the anchor; the negatives are of the other."""
-        scores = similarities(anchor, positive, self.memory[1 - side][drawn], self.temperature)
-        present = scores.detach().flatten().logsumexp(0) - math.log(scores.numel()) + math.log(self.samples)
-        scale = torch.where(self.log_scale[side].isfinite(), self.log_scale[side], present)
-        if self.training:
-            self.log_scale[side] = scale
-        return crd_loss(scores, scale, self.drawn / self.samples)
+    def _scale(self, scores: Tensor, side: int) -> Tensor:
+        """The logarithm of the estimated sum of `exp(score)` over all samples; in training a running mean."""
+        present = scores.detach().flatten().logsumexp(0) + math.log(self.samples / scores.numel())
+        before = self.log_scale[side]
+        if not self.training:
+            return present
+        mixed = torch.logaddexp(before + math.log(self.momentum), present + math.log1p(-self.momentum))
+        self.log_scale[side] = torch.where(before.isfinite(), mixed, present)
+        return self.log_scale[side].clone()
 
     @torch.no_grad()
-    def _keep(self, points: list[Tensor], index: Tensor) -> None:
+    def _keep(self, points: list[Tensor], places: Tensor) -> None:
         """A running mean of each sample's embeddings, on the unit sphere."""
-        rows = self.rows[index]
         for side, point in enumerate(points):
-            mixed = self.momentum * self.memory[side, rows] + (1 - self.momentum) * point
-            self.memory[side, rows] = F.normalize(mixed, dim=1)
+            mixed = self.momentum * self.memory[side, places] + (1 - self.momentum) * point
+            self.memory[side, places] = F.normalize(mixed, dim=1)

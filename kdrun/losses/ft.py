@@ -22,11 +22,12 @@ from kdrun.pairing import Pair, both, pair_last
 from kdrun.types import Batch, Outputs
 
 SLOPE = 0.1  # of the leaky ReLUs
+EPSILON = 1e-6  # norm below which a factor is not scaled up
 
 
 def ft_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean absolute difference of factors `(B, D, H, W)`, each sample's scaled to norm 1."""
-    s, t = (F.normalize(one.flatten(1), dim=1) for one in (student, teacher))
+    s, t = (F.normalize(one.flatten(1), dim=1, eps=EPSILON) for one in (student, teacher))
     return (s - t).abs().mean()
 
 
