@@ -22,6 +22,7 @@ from kdrun.engine import Recipe, Training
 from kdrun.errors import UsageError, brief
 from kdrun.learner import Learner, Weight
 from kdrun.losses import Term
+from kdrun.losses.term import Deployed
 from kdrun.models.building import Model, Spec
 from kdrun.schema import Plain
 from kdrun.taps import Tapped
@@ -191,14 +192,21 @@ def lookup_term(kind: str) -> type[Term]:
     return found[0]
 
 
-def learner(config: Plain, model: Model, teacher: nn.Module | None, probe: Tensor) -> Learner:
-    """The student with its terms, each term built on both models' outputs for the images of `probe`."""
+def learner(
+    config: Plain, model: Model, teacher: nn.Module | None, probe: Tensor, train: Split | None = None
+) -> Learner:
+    """The student with its terms, each term built on both models' outputs for the images of `probe`.
+
+    `train` is the training split, which terms that remember every sample are told of.
+    """
     parts, weights = terms(config)
     student = model.tapped().to(probe.device)
     for name, term in parts.items():
         if config["batch_size"] < term.smallest_batch:
             least = f"needs batches of at least {term.smallest_batch}"
             raise UsageError(f"loss.terms.{name} {least}, and batch_size={config['batch_size']}")
+        if train is not None:
+            term.remember(train.index, train.targets)
     if teacher is not None and reads_features(config):
         tap(student, config["model"].get("taps"), probe)
         tap(teacher, config["teacher"].get("taps"), probe)
@@ -216,7 +224,21 @@ def learner(config: Plain, model: Model, teacher: nn.Module | None, probe: Tenso
             except UsageError as error:
                 models = f"teacher {getattr(teacher, 'name', None)}, student {student.name}"
                 raise UsageError(f"loss.terms.{name}, {models}: {error}") from error
-    return Learner(student, parts, weights)
+        shipped = _shipped(parts, model, student)
+    if shipped is None:
+        return Learner(student, parts, weights)
+    student = shipped.model.tapped().to(probe.device)
+    student.tap(shipped.taps)
+    return Learner(student, parts, weights, shipped.model)
+
+
+def _shipped(parts: dict[str, Term], model: Model, student: Tapped) -> Deployed | None:
+    """What a term ships instead of the student, where one does."""
+    offers = {name: term.deployed(model, student.taps) for name, term in parts.items()}
+    shipped = {name: offer for name, offer in offers.items() if offer is not None}
+    if len(shipped) > 1:
+        raise UsageError(f"loss.terms.{' and '.join(shipped)} each ship another model; use one of them")
+    return next(iter(shipped.values()), None)
 
 
 def reads_features(config: Plain) -> bool:

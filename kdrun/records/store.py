@@ -2,7 +2,8 @@
 
 A file is the raw logits `(samples, classes)` of one view, before temperature, in ascending order of the samples, and
 ends in the sha256 of what is before it. With many classes it may be the k highest of each (see `kdrun.topk`):
-which classes `(samples, k)`, then the values `(samples, k + 1)`. It is memory-mapped, so that all runs of a machine share it.
+which classes `(samples, k)`, then the values `(samples, k + 1)`. It is memory-mapped, so that all runs of a machine
+share it.
 """
 
 from __future__ import annotations

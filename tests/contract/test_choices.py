@@ -81,7 +81,7 @@ def test_a_module_that_can_be_chosen_has_its_option(group: str, folder: str) -> 
     made = {n for n in lookup.names(folder) if any(hasattr(lookup.module(folder, n), one) for one in entries)}
     contents = [yaml.safe_load(file.read_text()) for file in (conf_dir() / group).glob("*.yaml")]
     named = {kind for one in contents for kind in (list(one) if group == "augment" else [one["kind"]])}
-    assert made - {"building", "prepared"} == named
+    assert made - {"building", "prepared", "reused"} == named  # `reused` comes of a loss
 
 
 @pytest.mark.parametrize("name", MODELS)
