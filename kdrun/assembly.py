@@ -246,6 +246,12 @@ def reads_features(config: Plain) -> bool:
     return any(lookup_term(node["kind"]).features for node in config["loss"]["terms"].values())
 
 
+def teacher_taps(built: Learner) -> set[str]:
+    """The teacher's taps that the terms of a learner read."""
+    pairs = [pair for term in built.terms.values() for pair in getattr(term, "pairs", [getattr(term, "pair", None)])]
+    return {pair.teacher for pair in pairs if pair is not None}
+
+
 def tap(model: nn.Module, told: dict[str, str] | None, probe: Tensor) -> None:
     """Have a model answer with its features as well: those of the places that are told, else of those found."""
     if not isinstance(model, Tapped):

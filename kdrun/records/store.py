@@ -2,8 +2,8 @@
 
 A file is the raw logits `(samples, classes)` of one view, before temperature, in ascending order of the samples, and
 ends in the sha256 of what is before it. With many classes it may be the k highest of each (see `kdrun.topk`):
-which classes `(samples, k)`, then the values `(samples, k + 1)`. It is memory-mapped, so that all runs of a machine
-share it.
+which classes `(samples, k)`, then the values `(samples, k + 1)`. Features `(samples, D)` follow where a loss
+reads them. It is memory-mapped, so that all runs of a machine share it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,27 @@ from kdrun.errors import UsageError
 from kdrun.records.files import read_json, unwritable, write, write_json
 from kdrun.records.seal import TAIL, sealed, tail
 from kdrun.topk import TopK
+from kdrun.types import Outputs
 
 FORMAT = 1
 TYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class View:
+    """What a teacher answered for one view of all samples: `view[rows]` is `Outputs`, as of a model."""
+
+    logits: Tensor | TopK
+    features: Mapping[str, Tensor]
+
+    def __getitem__(self, rows: Tensor) -> Outputs:
+        return Outputs(self.logits[rows], {name: feature[rows] for name, feature in self.features.items()})
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """In the order in which a file has them."""
+        logits = [self.logits.index, self.logits.values] if isinstance(self.logits, TopK) else [self.logits]
+        return [*logits, *self.features.values()]
 
 
 @dataclass(frozen=True)
@@ -54,10 +72,9 @@ class Store:
         """Those of the views that are not there, or not whole."""
         return [view for view in views if not is_whole(self.file(view))]
 
-    def write(self, view: int, logits: Tensor | TopK) -> None:
-        """Keep one view's outputs, `(samples, classes)` or what is short for it. Raises `KdrunError` without room."""
-        tensors = [logits.index, logits.values] if isinstance(logits, TopK) else [logits]
-        sizes = [count for count, _ in self._parts()]
+    def write(self, view: int, outputs: View) -> None:
+        """Keep one view's outputs. Raises `KdrunError` when there is no room."""
+        tensors, sizes = outputs.tensors, [count for count, _ in self._parts()]
         assert [tensor.numel() for tensor in tensors] == sizes, f"{[t.shape for t in tensors]} is not {self.shape}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -69,22 +86,24 @@ class Store:
         content = [t.to(kind).contiguous().cpu().numpy().tobytes() for t, kind in zip(tensors, kinds, strict=True)]
         write(self.file(view), sealed(b"".join(content)))
 
-    def read(self, view: int) -> Tensor | TopK:
-        """One view's outputs, mapped: read from disk as they are used. Rows of it are logits `(B, classes)`."""
+    def read(self, view: int) -> View:
+        """One view's outputs, mapped: read from disk as they are used."""
         whole = torch.from_file(str(self.file(view)), size=self.view_bytes, dtype=torch.uint8)
+        kinds = [kind for _, kind in self._parts()]
         parts = whole.split([count * kind.itemsize for count, kind in self._parts()])
-        tensors = [
-            part.view(kind).view(self.shape[0], -1) for part, (_, kind) in zip(parts, self._parts(), strict=True)
-        ]
-        return tensors[0] if len(tensors) == 1 else TopK(tensors[1], tensors[0], self.shape[1])
+        tensors = [part.view(kind).view(self.shape[0], -1) for part, kind in zip(parts, kinds, strict=True)]
+        count = len(tensors) - len(self.key["taps"])
+        logits = tensors[0] if count == 1 else TopK(tensors[1], tensors[0], self.shape[1])
+        return View(logits, dict(zip(self.key["taps"], tensors[count:], strict=True)))
 
     def _parts(self) -> list[tuple[int, torch.dtype]]:
         """How many numbers of which type a file has, one part behind another."""
         (samples, classes), k, kind = self.shape, self.key["top_k"], TYPES[self.key["type"]]
+        features = [(samples * tap["width"], kind) for tap in self.key["taps"].values()]
         if k is None:
-            return [(samples * classes, kind)]
+            return [(samples * classes, kind), *features]
         narrow = kind == torch.float16 and classes < 2**15  # what is behind must begin at a multiple of its own width
-        return [(samples * k, torch.int16 if narrow else torch.int32), (samples * (k + 1), kind)]
+        return [(samples * k, torch.int16 if narrow else torch.int32), (samples * (k + 1), kind), *features]
 
     def used(self) -> None:
         """Note that it was, for `prune`."""

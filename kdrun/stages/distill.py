@@ -53,6 +53,7 @@ def distill(
     live = source.live
     probe = assembly.probe_images(resident)
     learner = assembly.learner(config, student, live.model, probe, resident.train)
+    source.serve(learner, resident, probe)
     student = learner.shipped or student
     parents = {"teacher": teacher.fingerprint, "teacher_precision": live.precision}
     if teacher.top_k is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdrun.device import autocast, place
+from kdrun.records.store import View
 from kdrun.taps import Tapped
 from kdrun.topk import TopK, shortened
 from kdrun.types import Batch, Outputs
@@ -24,16 +25,18 @@ class LiveTeacher:
         self.model = place(model, device, precision).requires_grad_(False)
         self.model.eval()
         self.fingerprint, self.device, self.precision, self.top_k = fingerprint, device, precision, top_k
+        self.kept_features: dict[str, int] = {}  # by tap, the width of a vector that is stored beside the logits
         self.asked = 0  # samples
 
     def __call__(self, batch: Batch) -> Outputs:
         outputs = self._outputs(batch)
-        kept = self._kept(outputs.logits)
-        return replace(outputs, logits=kept.logits() if isinstance(kept, TopK) else kept)
+        kept = self._kept(outputs)
+        logits = kept.logits.logits() if isinstance(kept.logits, TopK) else kept.logits
+        return Outputs(logits, {**outputs.features, **kept.features})
 
-    def to_keep(self, batch: Batch) -> Tensor | TopK:
-        """What is stored of the answer."""
-        return self._kept(self._outputs(batch).logits)
+    def to_keep(self, batch: Batch) -> View:
+        """What is stored of the answer: logits and features."""
+        return self._kept(self._outputs(batch))
 
     def _outputs(self, batch: Batch) -> Outputs:
         self.asked += len(batch)
@@ -42,11 +45,12 @@ class LiveTeacher:
             outputs: Outputs = self.model(batch.inputs)
         return outputs
 
-    def _kept(self, logits: Tensor) -> Tensor | TopK:
+    def _kept(self, outputs: Outputs) -> View:
+        features = {name: self._rounded(outputs.features[name]) for name in self.kept_features}
         if self.top_k is None:
-            return self._rounded(logits)
-        short = shortened(logits.float(), self.top_k)
-        return replace(short, values=self._rounded(short.values))
+            return View(self._rounded(outputs.logits), features)
+        short = shortened(outputs.logits.float(), self.top_k)
+        return View(replace(short, values=self._rounded(short.values)), features)
 
     def _rounded(self, values: Tensor) -> Tensor:
         return values if self.precision == "fp32" else values.half().float()

@@ -303,3 +303,52 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     size = next(kept(tmp_path / "store")).size
     removed = prune(tmp_path / "store", 1.5 * size / 1e9)
     assert [one.path for one in removed] == [stores[2].store.path, stores[1].store.path]
+
+
+# ------------------------------------------------------------------------------------------------------ embeddings
+
+
+def served(folder: Path, *words: str, precision: str = "fp32") -> Source:
+    """A source whose loss is built: what it reads of the teacher is known."""
+    made = source(folder, "teacher=mlp", *words, precision=precision)
+    read, config = data(), made.config
+    student = build(assembly.model_spec(config["model"], read, config["dataset"]))
+    probe = assembly.probe_images(read)
+    made.serve(assembly.learner(config, student, made.live.model, probe, read.train), read, probe)
+    return made
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-6), ("bf16", 2e-2)])
+def test_a_loss_that_reads_only_the_embedding_is_served_from_the_store(
+    tmp_path: Path, precision: str, tolerance: float
+) -> None:
+    made = served(tmp_path, *MOVING, "loss=rkd", "teacher.outputs=stored", precision=precision)
+    assert made.choose() == "stored"
+    stored = made.answers("stored")
+    for batch in made.loader.epoch(1):
+        kept, live = stored(batch), made.live(batch)
+        assert torch.allclose(kept.logits, live.logits, atol=tolerance)
+        assert torch.allclose(kept.features["embedding"], live.features["embedding"], atol=tolerance)
+        assert kept.features["embedding"].shape == (len(batch), 5)
+
+
+def test_logits_alone_and_with_an_embedding_are_two_stores(tmp_path: Path) -> None:
+    plain, embedded = (served(tmp_path, *MOVING, f"loss={loss}") for loss in ("kd", "rkd"))
+    assert plain.store.path != embedded.store.path
+    assert embedded.store.view_bytes == plain.store.view_bytes + SAMPLES * 5 * 4
+
+
+def test_a_loss_that_reads_stages_is_not_stored(tmp_path: Path) -> None:
+    made = served(tmp_path, *MOVING, "loss=fitnet")
+    assert made.choose(shared=True) == "live"
+    asked = served(tmp_path, *MOVING, "loss=fitnet", "teacher.outputs=stored")
+    with pytest.raises(UsageError, match="reads the teacher's stages"):
+        asked.choose()
+
+
+def test_students_of_a_stored_and_a_live_embedding_learn_the_same(kdrun: Command) -> None:
+    words = ["distill", "teacher=cnn_tiny", "student=mlp", "student.widths=[6]", "loss=crd", "dataset.limit=100"]
+    words += ["epochs=2", "teacher.train.epochs=1", "baseline=false", "device=cpu", "loss.terms.crd.negatives=20"]
+    runs = [kdrun(*words, f"teacher.outputs={how}").run for how in ("live", "stored")]
+    found = [json.loads((run / "summary.json").read_text())["test/nll"] for run in runs]
+    assert found[0] == pytest.approx(found[1], rel=1e-3), "the batches of the teacher differ, and nothing else"
