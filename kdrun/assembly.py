@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import lookup, schedule
+from kdrun.datasets.files import cache_folder
 from kdrun.datasets.loader import PlainLoader, TrainLoader
 from kdrun.datasets.raw import Files
 from kdrun.datasets.split import Data, Split, split
 from kdrun.datasets.views import Views
-from kdrun.device import compile_module, place
+from kdrun.device import compile_module, place, room_for_data
 from kdrun.engine import Recipe, Training
 from kdrun.errors import UsageError, brief
 from kdrun.learner import Learner, Weight
@@ -51,8 +52,7 @@ ORIGIN = ("checkpoint", "weights", "rename", "mean", "std", "taps")
 def data_folder(config: Plain) -> Path:
     """`data_dir`, else $KDRUN_DATA, else a cache folder of the user."""
     given = config["data_dir"] or os.environ.get("KDRUN_DATA")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(cache) / "kdrun" / "data"
+    return Path(given) if given else cache_folder() / "data"
 
 
 def places(config: Plain) -> Plain:
@@ -79,9 +79,10 @@ def data_record(config: Plain, data: Data) -> Plain:
 
 
 def on_device(data: Data, device: str) -> Data:
-    """The data with pixels kept on the device."""
-    validation = None if data.validation is None else data.validation.to(device)
-    return replace(data, train=data.train.to(device), validation=validation, test=data.test.to(device))
+    """The data with pixels kept on the device where they fit, and brought there batch by batch where they do not."""
+    room = room_for_data(device)
+    validation = None if data.validation is None else data.validation.to(device, room)
+    return replace(data, train=data.train.to(device, room), validation=validation, test=data.test.to(device, room))
 
 
 def train_loader(config: Plain, data: Data) -> TrainLoader:
@@ -263,7 +264,8 @@ def probe_images(data: Data) -> Tensor:
     """Two training images, enough to see shapes."""
     pixels = data.train.pixels
     rows = data.train.index[:2]
-    return pixels[rows.cpu()].to(rows.device) if isinstance(pixels, Files) else pixels[rows]
+    where = torch.device("cpu") if isinstance(pixels, Files) else pixels.device
+    return pixels[rows.to(where)].to(rows.device)
 
 
 def _probe(model: nn.Module, images: Tensor) -> Outputs:
@@ -288,7 +290,8 @@ def training(config: Plain, built: Learner, device: str, precision: str) -> Trai
     place(built, device, precision)
     if config["device"]["compile"]:
         compile_module(built, device)
-    optimizer = OPTIMIZERS[kind](built.parameters(), **node)
+    fused = {"fused": True} if device == "cuda" else {}  # one kernel for all parameters
+    optimizer = OPTIMIZERS[kind](built.parameters(), **node, **fused)
     return Training(built, optimizer, device, precision, config["ema"]["decay"])
 
 

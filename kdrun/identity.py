@@ -24,7 +24,7 @@ RECIPE = (
     "early_stopping",
     "loss",
 )
-PLACES = ("path", "workers", "memory_gb", "verify")  # of a data set: where and how, not what
+PLACES = ("path", "workers", "cache", "cache_gb", "verify")  # of a data set: where and how, not what
 
 
 def baseline_training(config: Plain) -> Plain:

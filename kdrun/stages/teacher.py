@@ -197,7 +197,7 @@ class Source:
             if asked == "stored":
                 raise UsageError(
                     "teacher.outputs=stored: streamed images are mixed within their batch, so that a view of one is no "
-                    "function of it; use teacher.outputs=live, or a larger dataset.memory_gb"
+                    "function of it; use teacher.outputs=live, or a larger dataset.cache_gb"
                 )
             return "live"
         fits = len(self.views) * self.store.view_bytes <= self.config["store"]["max_gb"] * 1e9
