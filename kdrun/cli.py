@@ -31,7 +31,9 @@ kdrun: knowledge distillation from the command line, with numbers that can be tr
   kdrun reproduce <run>                a saved config again, and the numbers compared
   kdrun clean [folder]                 free the space of what finished runs no longer need
   kdrun store fill [key=value …]       a teacher's outputs, asked once for many runs; store list, verify, prune
-  kdrun list [what]                    models, datasets, losses, augments, experiments, runs
+  kdrun list [what]                    models, datasets, losses, augments, experiments; runs [key=value …]
+  kdrun report <runs, sweeps, folders> one page with tables and figures; --out FILE --format html|md|csv|json
+  kdrun compare <run> <run> …          what differs in config and in numbers, paired by seed
 
 Keys:  teacher= student= dataset= loss= augment= optimizer= schedule= device= experiment=
        loss.alpha= loss.temperature= optimizer.lr= epochs= batch_size= seed= … (kdrun distill --cfg job shows all)
@@ -41,7 +43,7 @@ Options: --cfg job, --info, -m, --config-dir DIR, --plugin PACKAGE, --debug, --h
 A first run: kdrun distill      (bundled digits, about a minute on two cores)
 """
 STAGES = {"distill": "distill", "train": "train", "train-teacher": "train_teacher", "evaluate": "evaluate"}
-COMMANDS = (*STAGES, "predict", "resume", "reproduce", "clean", "store", "list")
+COMMANDS = (*STAGES, "predict", "resume", "reproduce", "clean", "store", "list", "report", "compare")
 COMPLETION = {"-sc", "--shell-completion"}
 SWEEP = {"-m", "--multirun"}
 HYDRA_FLAGS = COMPLETION | SWEEP | {"-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"}
@@ -92,6 +94,11 @@ def dispatch(arguments: list[str], debug: bool) -> int:
         return 0
     if command == "list":
         return _list(rest)
+    if command in ("report", "compare"):
+        from kdrun.reports import command as reports
+
+        print(reports.report(rest) if command == "report" else reports.compare(rest))
+        return 0
     if command == "predict":
         return _predict(rest)
     if command == "resume":
@@ -192,7 +199,7 @@ def _sweep(stage: str, words: list[str], folders: list[Path], plugins: list[str]
     typed = overrides_of(words)
     secret = next((word.partition("=")[0] for word in typed if is_credential(word.partition("=")[0])), None)
     if secret is not None:
-        raise UsageError(f"{secret}: a sweep keeps what it is given in a file; set it in the environment")
+        raise UsageError(f"a sweep keeps what it is given in a file; set it in the environment: {secret}")
     check_sweep(stage, typed, folders)
     if any(word.lstrip("+").startswith(("hydra/launcher", "hydra/sweeper", "hydra.sweeper")) for word in typed):
         return _through_hydra(stage, words, folders, debug)

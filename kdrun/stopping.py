@@ -64,13 +64,14 @@ def check() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """The first request is noted: the block asks for it by `requested`, and it is raised when the block ends."""
+    """The first request is noted: the block asks for it by `requested`. It is raised when the outermost one ends."""
     before, _Requests.deferring = _Requests.deferring, True
     try:
         yield
     finally:
         _Requests.deferring = before
-    check()
+    if not before:
+        check()
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
             torch.Generator()
         )  # a DataLoader draws a seed it does not need, and must not take it from dropout's numbers
         try:
-            yield from DataLoader(
+            decoded = DataLoader(
                 rows,
                 batch_size=None,
                 num_workers=workers,
@@ -118,6 +118,9 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
                 worker_init_fn=stopping.linger,
                 multiprocessing_context=_context(workers),
             )
+            with stopping.deferred():  # what is raised while a process forks is printed, and lost
+                images = iter(decoded)
+            yield from images
         except KdrunError as error:  # a worker's error arrives with the worker's traceback in its text
             raise KdrunError(str(error).strip().rsplit("KdrunError: ", 1)[-1]) from error
         except RuntimeError as error:

@@ -18,6 +18,7 @@ from kdrun.models.building import Model
 from kdrun.records.run import Run
 from kdrun.records.state import StateFiles
 from kdrun.schema import Plain
+from kdrun.stages.details import Noted, disagreements
 
 log = logging.getLogger("kdrun")
 TRAIN_SAMPLES = 10_000  # training images, at most, on which train accuracy is taken
@@ -69,10 +70,13 @@ def totals_on(
 
 @dataclass(frozen=True)
 class Quality:
-    """Metrics by `<split>/<metric>`, and the test split's confusion matrix: row = true class, column = predicted."""
+    """Metrics by `<split>/<metric>`; of the test split the confusion matrix (row = true class, column = predicted),
+    the bins of its calibration, and, where a teacher was asked too, samples that the two see differently."""
 
     numbers: dict[str, float]
     confusion: list[list[int]]
+    calibration: list[list[float]]
+    disagreements: Plain | None = None
 
 
 def quality(model: Model, config: Plain, data: Data, where: tuple[str, str], teacher: Answer | None = None) -> Quality:
@@ -82,10 +86,13 @@ def quality(model: Model, config: Plain, data: Data, where: tuple[str, str], tea
     for name, part in {"train": _some(data.train), "val": data.validation}.items():
         if part is not None:
             numbers |= _named(name, totals_on(part, config, tapped, where))
-    test = totals_on(data.test, config, tapped, where, teacher)
+    noted = None if teacher is None else Noted(tapped, teacher)
+    asked = (tapped, None) if noted is None else (noted, noted.answer)
+    test = totals_on(data.test, config, asked[0], where, asked[1])
     numbers |= _named("test", test) | {"test/samples": len(data.test)}
     numbers["generalisation_gap"] = numbers["train/accuracy"] - numbers["test/accuracy"]
-    return Quality(numbers, confusion(test))
+    seen = None if noted is None else disagreements(noted, data.test, data.classes)
+    return Quality(numbers, confusion(test), calibration(test), seen)
 
 
 def _named(split: str, totals: dict[str, Tensor]) -> dict[str, float]:
@@ -94,6 +101,12 @@ def _named(split: str, totals: dict[str, Tensor]) -> dict[str, float]:
 
 def confusion(totals: dict[str, Tensor]) -> list[list[int]]:
     return [[int(count) for count in row] for row in totals["confusion"].tolist()]
+
+
+def calibration(totals: dict[str, Tensor]) -> list[list[float]]:
+    """Of each bin of confidence: samples, mean confidence, share of correct ones; bins without samples are left out."""
+    bins = totals["calibration"].T.tolist()
+    return [[count, confidence / count, correct / count] for count, confidence, correct in bins if count]
 
 
 def price(model: Model, device: str, role: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from kdrun.records.fingerprint import fingerprint
 from kdrun.records.models import load_model, save_model
 from kdrun.records.run import About, Run, same_before, unfinished_run
 from kdrun.schema import Plain
-from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
+from kdrun.stages.common import Quality, conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
 from kdrun.stages.optimise import optimise
 from kdrun.stages.teacher import Source, as_parent, find_teacher, outputs_before
 from kdrun.stages.train import ensure, name
@@ -43,7 +43,8 @@ def distill(
     student = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
     origin = load_origin(student, config["model"], data.classes)
     here = setting(config, device, student.net)
-    assembly.train_loader(config, data)
+    assembly.train_loader(config, data)  # a batch too large, a term's name or option that cannot be: refused now
+    assembly.terms(config)
     if assembly.reads_features(config) and config["teacher"]["run"] == "auto":
         _refuse_misfit(config, data, student, device)
     teacher = find_teacher(config, data, device, rebuild)
@@ -111,18 +112,21 @@ def _compare(
     if alone is not None:
         compared["alone"] = (load_model(alone), precision)
     numbers: dict[str, float | None] = {}
-    qualities, matrices = {}, {}
+    qualities: dict[str, Quality] = {}
     for role, (model, how) in compared.items():
         found = quality(model, config, data, (device, how), None if role == "teacher" else live)
         prefix = "" if role == "student" else f"{role}/"
         numbers |= {f"{prefix}{key}": value for key, value in found.numbers.items()} | price(model, device, role)
-        qualities[role], matrices[role] = found.numbers, found.confusion
+        qualities[role] = found
     if alone is not None:
         numbers |= gain(
-            student=qualities["student"]["test/accuracy"],
-            alone=qualities["alone"]["test/accuracy"],
-            teacher=qualities["teacher"]["test/accuracy"],
+            student=qualities["student"].numbers["test/accuracy"],
+            alone=qualities["alone"].numbers["test/accuracy"],
+            teacher=qualities["teacher"].numbers["test/accuracy"],
             samples=len(data.test),
         )
     run.summary(numbers)
-    run.document("confusion", matrices)
+    run.document("confusion", {role: found.confusion for role, found in qualities.items()})
+    bins = {role: found.calibration for role, found in qualities.items()}
+    seen = qualities["student"].disagreements
+    run.document("details", {"classes": list(data.classes), "calibration": bins, "disagreements": seen})

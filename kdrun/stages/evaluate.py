@@ -17,7 +17,7 @@ from kdrun.records.models import load_model, model_file
 from kdrun.records.run import About, Run, read_config, same_before, unfinished_run
 from kdrun.saved import checked_run_config
 from kdrun.schema import Plain
-from kdrun.stages.common import confusion, price, setting, totals_on, use_device
+from kdrun.stages.common import calibration, confusion, price, setting, totals_on, use_device
 
 NOTHING = (
     "nothing to evaluate: give a run directory (kdrun evaluate outputs/distill/…), "
@@ -65,6 +65,7 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
         numbers = {f"test/{key}": value for key, value in results(totals, assembly.metrics()).items()}
         run.summary({**numbers, "test/samples": len(test), **price(model, device, "model")})
         run.document("confusion", {"model": confusion(totals)})
+        run.document("details", {"classes": list(data.classes), "calibration": {"model": calibration(totals)}})
     return run.path
 
 

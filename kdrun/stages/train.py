@@ -58,6 +58,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
         found = quality(model, config, resident, (device, here.precision))
         run.summary({**found.numbers, **price(model, device, "model")})
         run.document("confusion", {"model": found.confusion})
+        run.document("details", {"classes": list(data.classes), "calibration": {"model": found.calibration}})
     conclude(states, config)
     return run.path
 

@@ -146,6 +146,9 @@ def prepare(folder: Path) -> None:
     mnist(folder / "flat", shape=(28,))
     (folder / "mine" / "model").mkdir(parents=True)
     (folder / "mine" / "model" / "broken.yaml").write_text("kind: [mlp\n")
+    (folder / "theirs" / "model").mkdir(parents=True)
+    text = "# Ours.\nkind: cnn\nwidths: [4, 4]\ntaps: {stage1: nowhere}\n"
+    (folder / "theirs" / "model" / "tapped.yaml").write_text(text)
     (folder / "ours" / "experiment").mkdir(parents=True)
     text = "# @package _global_\nepochs: many\noptimizr:\n  lr: 0.1\n"
     (folder / "ours" / "experiment" / "wrong.yaml").write_text(text)
@@ -179,6 +182,9 @@ def words(*texts: str) -> list[str]:
 
 MNIST = ("train", *SMALL, "dataset=mnist", "dataset.verify=false", "batch_size=8")
 FOLDER = ("train", *SMALL, "dataset=image_folder", "dataset.size=8", "dataset.resize=8", "batch_size=4", "data_dir=.")
+CONVOLUTIONAL = ("distill", "teacher=cnn_tiny", "student=cnn_tiny")
+FITNET = (*CONVOLUTIONAL, "loss=fitnet")
+D = ("distill", *PAIR)
 CASES: dict[str, tuple[list[str], int, str]] = {
     # commands and options
     "no such command": (words("distil"), 2, "did you mean distill?"),
@@ -297,6 +303,73 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "two origins": (words("train model.checkpoint=a model.weights=b"), 2, "both name weights"),
     "names mapped of no file": (words("train model.rename={a:b}"), 2, "set model.checkpoint"),
     "all at once": (words("distill", SEVERAL), 2, "and 4 more mistakes: "),
+    # losses, and what they read of the models
+    "a tap that the student has not": ([*FITNET, "loss.terms.fitnet.pairs={stage9:stage1}"], 2, "not in the student"),
+    "a tap that the teacher has not": ([*FITNET, "loss.terms.fitnet.pairs={stage1:stage9}"], 2, "not in the teacher"),
+    "a tap in a mix": (
+        [*CONVOLUTIONAL, "loss=mix", "loss.terms={at:9,fitnet:{weight:1,pairs:{stage4:stage1}}}"],
+        2,
+        "loss.terms.fitnet, teacher cnn, student cnn: tap 'stage4' is not in the student; it has stage1, stage2,",
+    ),
+    "pairs of a number": ([*FITNET, "loss.terms.fitnet.pairs=5"], 2, "must map taps of the student to taps"),
+    "pairs of nothing": ([*FITNET, "loss.terms.fitnet.pairs={}"], 2, "must map taps of the student to taps"),
+    "two pairs for one": (
+        [*CONVOLUTIONAL, "loss=srd", "loss.terms.srd.pairs={stage1:stage1,stage2:stage2}"],
+        2,
+        "give one pair",
+    ),
+    "a place that is not there": ([*FITNET, "student.taps={stage1:nowhere}"], 2, "names module 'nowhere', which cnn"),
+    "a place that is nearly there": (
+        ["distill", "teacher=resnet8", "student=cnn_tiny", "loss=fitnet", "teacher.taps={stage1:layr1}"],
+        2,
+        "did you mean layer1?",
+    ),
+    "a place in a model's own file": (
+        ["distill", "--config-dir", "theirs", "teacher=tapped", "student=cnn_tiny", "loss=fitnet"],
+        2,
+        "tap 'stage1' names module 'nowhere'",
+    ),
+    "places of a number": ([*FITNET, "teacher.taps=5"], 2, "must map taps to modules"),
+    "no places at all": ([*FITNET, "student.taps={}"], 2, "this loss needs stages in both; the student has no taps"),
+    "maps of perceptrons for attention": ([*D, "loss=at"], 2, "needs maps of at least 2 pixels in both; the student"),
+    "maps of perceptrons for a review": ([*D, "loss=reviewkd"], 2, "losses that work without are fitnet, vid, sp"),
+    "maps of a perceptron that teaches": (
+        ["distill", "teacher=mlp", "student=cnn_tiny", "loss=nst"],
+        2,
+        "the teacher stage1 (500,)",
+    ),
+    "a batch too small for triples": ([*CONVOLUTIONAL, "loss=rkd", "batch_size=2"], 2, "needs batches of at least 3"),
+    "no such loss in a mix": ([*D, "loss=mix", "loss.terms={kd:1,fitnetz:1}"], 2, "did you mean fitnet?"),
+    "a name in a mix that torch has": (
+        [*D, "loss=mix", "loss.terms={type:{kind:kd,weight:1}}"],
+        2,
+        "loss.terms.type: this name is taken by torch",
+    ),
+    "a mix of nothing": ([*D, "loss=mix"], 2, "loss=mix has no terms: name them with their weights"),
+    "a mix without a teacher": (["train", *SMALL, "loss=mix", "loss.terms={kd:1}"], 2, "loss=kd needs a teacher"),
+    "a course without its end": ([*D, "loss=dkd", "loss.terms.dkd.weight={from:1}"], 2, "needs from and to"),
+    "a course of another shape": (
+        [*D, "loss=dkd", "loss.terms.dkd.weight={from:1,to:2,shape:square}"],
+        2,
+        "dkd.weight.shape=square: allowed: linear, cosine",
+    ),
+    "alpha of a loss with weights": ([*D, "loss=dkd", "loss.alpha=0.5"], 2, "set its weights: loss.task.weight"),
+    # other commands
+    "no such store": (words("store fil"), 2, "did you mean fill?"),
+    "a store pruned to nothing said": (words("store prune"), 2, "kdrun store prune keep_gb=NUMBER"),
+    "a store pruned to nan": (words("store prune keep_gb=nan"), 2, "must be a number that is not negative"),
+    "a folder to clean": (words("clean nowhere"), 2, "there is no such folder"),
+    "a word for a truth to clean": (words("clean unfinished=perhaps"), 2, "usage: kdrun clean"),
+    "a key to reproduce": (words("reproduce run10 epochs=3"), 2, "unknown word epochs=3"),
+    "a tolerance of nan": (words("reproduce run10 --tolerance nan"), 2, "must be a number that is not negative"),
+    "no threads to reproduce": (words("reproduce run10 device.threads=0"), 2, "usage: kdrun reproduce"),
+    "resume nothing": (words("resume"), 2, "usage: kdrun resume"),
+    "resume two": (words("resume a b"), 2, "usage: kdrun resume"),
+    "a credential in a sweep": (
+        words("distill -m seed=0,1 some.token=abc"),
+        2,
+        "set it in the environment: some.token",
+    ),
     # models, weights, devices
     "no such device": (words("train device=mps"), 2, "there is none on this machine"),
     "no such network": (words("train model=torchvision model.name=resnet1523"), 2, "did you mean resnet152?"),

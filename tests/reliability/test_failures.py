@@ -23,7 +23,7 @@ Command = Callable[..., Answer]
 WORDS = ["train", "model=cnn_tiny", "epochs=3", "dataset.limit=64", "device=cpu", "run_dir=X", "checkpoint.every=1"]
 
 
-def one_line(answer: Any, code: int, *said: str) -> None:
+def expect_one_line(answer: Any, code: int, *said: str) -> None:
     assert answer.code == code, answer.err
     assert len(answer.err.splitlines()) == 1
     assert answer.err.startswith("kdrun: ")
@@ -46,7 +46,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_finite_state(
     kdrun: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_epoch(1, lambda: {"loss/task": torch.tensor(float("nan")), "loss": torch.tensor(float("nan"))}, monkeypatch)
-    one_line(kdrun(*WORDS), 1, "loss/task became nan in epoch 2 by step 2 of 2, learning rate", "try a lower")
+    expect_one_line(kdrun(*WORDS), 1, "loss/task became nan in epoch 2 by step 2 of 2, learning rate", "try a lower")
     state = checkpoints.load(Path("X/checkpoints/last.pt"))["training"]
     assert state["epoch"] == 1
     assert all(value.isfinite().all() for value in state["learner"].values())
@@ -68,13 +68,13 @@ def test_out_of_memory_comes_with_advice(kdrun: Command, monkeypatch: pytest.Mon
         raise error
 
     in_epoch(1, exhausted, monkeypatch)
-    one_line(kdrun(*WORDS), 1, "out of memory: lower batch_size", "device.precision=bf16")
+    expect_one_line(kdrun(*WORDS), 1, "out of memory: lower batch_size", "device.precision=bf16")
     assert checkpoints.load(Path("X/checkpoints/last.pt"))["training"]["epoch"] == 1
 
 
 def test_an_allocation_that_really_fails_comes_with_advice(kdrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     in_epoch(0, lambda: torch.empty(2**55), monkeypatch)
-    one_line(kdrun(*WORDS), 1, "out of memory: lower batch_size")
+    expect_one_line(kdrun(*WORDS), 1, "out of memory: lower batch_size")
 
 
 def killed_worker() -> None:
@@ -98,7 +98,7 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(tmp_path: Path) -> Non
     here = tmp_path / "here"
     here.mkdir()
     ending = children.run(here, words, stage_config("train", words[1:]), None, "kill", killed_worker)
-    one_line(ending, 1, "a process that reads images has died", "lower batch_size or dataset.workers")
+    expect_one_line(ending, 1, "a process that reads images has died", "lower batch_size or dataset.workers")
 
 
 # ----------------------------------------------------------------------------------------------------- going on
@@ -148,19 +148,19 @@ def test_without_a_run_dir_the_run_of_the_same_config_is_gone_on_with(kdrun: Com
 def test_another_experiment_does_not_go_on_with_a_run(kdrun: Command, words: list[str], said: str) -> None:
     interrupted(kdrun)
     before = {file: file.read_bytes() for file in Path("X").rglob("*") if file.is_file()}
-    one_line(kdrun(*WORDS, "resume=auto", *words), 2, "another experiment", said)
+    expect_one_line(kdrun(*WORDS, "resume=auto", *words), 2, "another experiment", said)
     assert {file: file.read_bytes() for file in Path("X").rglob("*") if file.is_file()} == before
 
 
 def test_what_cannot_be_gone_on_with_says_why(kdrun: Command, tmp_path: Path) -> None:
     interrupted(kdrun)
-    one_line(kdrun("resume", "nowhere"), 2, "nowhere is not a run directory")
-    one_line(kdrun("resume"), 2, "usage: kdrun resume <run directory or sweep directory>")
-    one_line(kdrun(*WORDS), 2, "run_dir=X exists and is not empty", "resume=auto")
-    one_line(kdrun("evaluate", "X"), 2, "run X is interrupted, not completed", "`kdrun resume X`")
+    expect_one_line(kdrun("resume", "nowhere"), 2, "nowhere is not a run directory")
+    expect_one_line(kdrun("resume"), 2, "usage: kdrun resume <run directory or sweep directory>")
+    expect_one_line(kdrun(*WORDS), 2, "run_dir=X exists and is not empty", "resume=auto")
+    expect_one_line(kdrun("evaluate", "X"), 2, "run X is interrupted, not completed", "`kdrun resume X`")
     config = Path("X/config.yaml")
     config.write_text(config.read_text().replace("epochs: 3", "epochs: many"))
-    one_line(kdrun("resume", "X"), 2, "epochs")
+    expect_one_line(kdrun("resume", "X"), 2, "epochs")
 
 
 def test_a_run_that_was_killed_is_listed_as_interrupted(tmp_path: Path, kdrun: Command) -> None:

@@ -71,6 +71,60 @@ def slow_measuring() -> None:
     train.quality = lambda *_: time.sleep(60)  # type: ignore[assignment, misc]
 
 
+def slow_evaluation() -> None:
+    """Pictures take half a second to read as soon as something is evaluated: what is signalled is the evaluation."""
+    from kdrun.datasets.loader import PlainLoader
+    from kdrun.datasets.raw import Files
+
+    begin, read = PlainLoader.__iter__, Files.__getitem__
+
+    def noted(self: Any) -> Any:
+        Path("evaluating").touch()
+        return begin(self)
+
+    def slowly(self: Any, rows: Any) -> Any:
+        time.sleep(0.5 if Path("evaluating").exists() else 0)
+        return read(self, rows)
+
+    PlainLoader.__iter__, Files.__getitem__ = noted, slowly  # type: ignore[method-assign]
+
+
+FEW = {(signal.SIGTERM, 2, "evaluate"), (signal.SIGINT, 2, "validation")}
+EVALUATIONS = [
+    pytest.param(
+        number, workers, group, what, marks=[] if (number, workers, what) in FEW and group else pytest.mark.slow
+    )
+    for number in CODES
+    for workers, group in ((0, False), (2, False), (2, True))
+    for what in ("evaluate", "validation")
+]
+
+
+@pytest.mark.parametrize(("number", "workers", "group", "what"), EVALUATIONS)
+def test_an_evaluation_of_streamed_pictures_that_is_signalled_can_be_gone_on_with(
+    number: signal.Signals, workers: int, group: bool, what: str, tmp_path: Path
+) -> None:
+    """`kdrun evaluate`, and the validation after a training's epoch."""
+    here = tmp_path / "here"
+    here.mkdir()
+    words = [*streamed(tmp_path, workers), "epochs=1"]
+    if what == "evaluate":
+        assert children.run(here, ["train", *words], stage_config("train", [*words, "run_dir=M"])).code == 0
+        words = ["run=M", "device=cpu", "device.threads=1"]
+    command = ["evaluate" if what == "evaluate" else "train", *words, "run_dir=X"]
+    config = stage_config(command[0], command[1:])
+    child = children.start(here, command, config, None, "kill", slow_evaluation)
+    wait_for(lambda: (here / "evaluating").exists())
+    begin = time.monotonic()
+    (os.killpg if group else os.kill)(child.pid, number)
+    ending = children.ended(child, here)
+    assert time.monotonic() - begin < 10
+    assert (ending.code, ending.err) == (CODES[number], f"kdrun: interrupted by {number.name}\n")
+    assert json.loads((here / "X" / "run.json").read_text())["status"] == "interrupted"
+    assert children.run(here, ["resume", "X"]).code == 0
+    assert json.loads((here / "X" / "run.json").read_text())["status"] == "completed"
+
+
 def test_filling_a_store_that_is_signalled_ends_at_once_and_goes_on_later(tmp_path: Path) -> None:
     words = ["teacher=cnn_tiny", "teacher.train.epochs=1", "epochs=20000", "augment=flip", "device=cpu"]
     config = stage_config("distill", [*words, "store.max_gb=100"])
@@ -126,5 +180,5 @@ def test_workers_that_die_of_the_signal_are_noticed(tmp_path: Path) -> None:
         ending = children.ended(child, here)
         endings.append((ending.code, ending.err))
         if endings[-1] != (143, "kdrun: interrupted by SIGTERM\n"):
-            return
-    raise AssertionError(f"the mistake was not noticed: {endings}")
+            break
+    assert endings[-1] != (143, "kdrun: interrupted by SIGTERM\n"), f"the mistake was not noticed: {endings}"

@@ -197,6 +197,7 @@ def test_a_child_does_not_outlive_its_sweep(here: Path, started: list[subprocess
     process.kill()
     process.communicate(timeout=60)
     wait_for(lambda: json.loads((run / "run.json").read_text())["status"] == "interrupted")
+    assert (run / "checkpoints" / "last.pt").exists()
 
 
 def test_what_hydra_obeys_is_not_taken_from_a_sweep_of_somebody_else(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def choice_suggestions(each: int = 1, one_in: int = 1) -> Right:
     return sum(answers), len(answers)
 
 
-def enough_are_right(measure: Callable[..., Right], one_in: int = 1) -> Right:
+def expect_enough(measure: Callable[..., Right], one_in: int = 1) -> Right:
     right, total = measure(one_in=one_in)
     assert total > 80
     assert right >= ENOUGH * total, f"{right} of {total}"
@@ -83,7 +83,7 @@ MEASURES = [key_suggestions, choice_suggestions]
 def test_the_right_name_is_among_those_suggested(
     measure: Callable[..., Right], record_property: Callable[[str, object], None]
 ) -> None:
-    right, total = enough_are_right(measure)
+    right, total = expect_enough(measure)
     record_property("suggested", f"{measure.__name__.partition('_')[0]}s {right}/{total} ({right / total:.1%})")
 
 
@@ -104,7 +104,7 @@ def test_the_measure_notices_worse_suggestions(
     for name in ("closest", "suggestion"):
         monkeypatch.setattr(config, name, getattr(wrong, name))
     with pytest.raises(AssertionError, match=" of "):
-        enough_are_right(measure, one_in=4)
+        expect_enough(measure, one_in=3)  # of four kinds of slips in turn: 4 would look at one kind
 
 
 def sharp(close: Callable[..., list[str]]) -> Callable[..., list[str]]:

@@ -1,0 +1,138 @@
+"""One self-contained page: no network, all that comes from a run escaped, one script that the page's policy knows.
+
+Needs the extra `kdrun[report]`: jinja2 and matplotlib.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kdrun import __version__
+from kdrun.errors import KdrunError, brief
+from kdrun.reports.board import COLUMNS, Board, Row, lineage
+from kdrun.reports.outcome import verdict
+from kdrun.reports.page.figures import Figure, Section, run_figures, sections
+from kdrun.reports.page.gallery import Sample, gallery
+from kdrun.reports.reading import Record
+from kdrun.reports.settings import differing_keys, shown_key, shown_value, what
+
+HERE = Path(__file__).parent
+MOST_SHOWN = 8  # settings with figures of their own
+MOST_VALUES = 12  # of a key that differs
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run with its figures, in a part of the page that opens."""
+
+    anchor: str
+    title: str
+    path: str
+    verdict: Sequence[str]
+    figures: Sequence[Figure]
+    lineage: Sequence[tuple[str, str]]
+    disagree: str = ""
+    gallery: Sequence[Sample] = field(default_factory=list)
+
+
+def page(board: Board, title: str) -> str:
+    """The report as HTML. Raises `KdrunError` where jinja2 or matplotlib is missing."""
+    try:
+        from jinja2 import Environment, FileSystemLoader
+        from markupsafe import Markup
+
+        from kdrun.reports.charts import Figures
+
+        figures = Figures()
+    except ImportError as error:
+        raise KdrunError(f"a report in HTML needs {error.name}; install it: pip install 'kdrun[report]'") from error
+    script, style = (Markup((HERE / name).read_text()) for name in ("report.js", "report.css"))
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
+    made = list(sections(board, figures))
+    shown = [_shown(row, number, figures) for number, row in enumerate(board.rows[:MOST_SHOWN])]
+    differences = _differences(board)
+    return environment.get_template("report.html").render(
+        board=board,
+        title=brief(title, 200),
+        counted=_counted(board),
+        version=__version__,
+        date=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        style=style,
+        script=script,
+        script_hash=policy_hash(str(script)),
+        columns=COLUMNS,
+        words=_words,
+        anchors={number: one.anchor for number, one in enumerate(shown)},
+        sections=made,
+        shown=shown,
+        contents=list(_contents(board, made, shown, differences)),
+        differences=differences,
+    )
+
+
+def policy_hash(script: str) -> str:
+    """What a content-security policy allows a script by."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _shown(row: Row, number: int, figures: Any) -> Shown:
+    run = row.setting.first
+    told, samples = gallery(run)
+    return Shown(
+        anchor=f"run-{number + 1}",
+        title=f"{row.setting.name} (seed {brief(run.seed, 20)})",
+        path=str(run.path),
+        verdict=_verdict(run),
+        figures=list(run_figures(run, figures)),
+        lineage=lineage(run),
+        disagree=told,
+        gallery=samples,
+    )
+
+
+def _verdict(run: Record) -> list[str]:
+    try:
+        return [brief(one, 400) for one in verdict(run.info, run.summary)]
+    except (KeyError, TypeError, ValueError, AttributeError):  # a record of somebody else's, without what it is about
+        return []
+
+
+def _words(row: Row) -> str:
+    """What the filter looks at: everything that sets a setting apart, as `key=value`."""
+    run = row.setting.first
+    facts = {**row.setting.words, "stage": run.stage, "dataset": run.data, "n": len(row.setting.runs)}
+    facts |= {"best": "yes"} if row.best else {}
+    return " ".join(f"{key}={value}" for key, value in facts.items()).lower()
+
+
+def _counted(board: Board) -> str:
+    found = board.found
+    counts: dict[str, int] = {}
+    for run in found.runs:
+        counts[run.status] = counts.get(run.status, 0) + 1
+    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    more = f"; {len(found.unreadable)} unreadable" if found.unreadable else ""
+    return f"{len(found.runs)} runs ({told}) in {len(board.settings)} settings{more}"
+
+
+def _contents(board: Board, made: Sequence[Section], shown: Sequence[Shown], differences: Sequence[Any]) -> Any:
+    yield from ((section.title, section.anchor) for section in made)
+    yield from [("Runs", "runs")] if shown else []
+    yield from [("Differences of config", "differences")] if differences else []
+    yield from [("What failed", "failed")] if board.failures else []
+
+
+def _differences(board: Board) -> list[tuple[str, str]]:
+    firsts = [one.first for one in board.settings]
+    rows = []
+    for key in differing_keys(firsts):
+        values = list(dict.fromkeys(shown_value(what(run).get(key)) for run in firsts))
+        more = f", … ({len(values)} in all)" if len(values) > MOST_VALUES else ""
+        rows.append((shown_key(key), ", ".join(values[:MOST_VALUES]) + more))
+    return rows

@@ -1,0 +1,168 @@
+"""Runs that differ in nothing but their seed, taken together: mean, standard deviation, how many, how many missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from kdrun.records.run import PLACES
+from kdrun.reports.reading import Found, Record, mapping, text
+
+NOT_A_DIFFERENCE = {*PLACES, "seed", "resume", "data_dir", "output_dir"}  # where and how, not what
+HOW = ("sweep.", "store.", "checkpoint.", "logger.", "dataset.workers", "dataset.path", "dataset.memory_gb")
+NOTHING = "–"
+BEFORE_WORDS = "kind"  # of a node: `teacher.kind=mlp` is written `teacher=mlp`
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over runs: its mean, its standard deviation where there are two or more, and how many there are."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs of one config apart from the seed. `words` say what sets it apart from the others."""
+
+    words: dict[str, str]
+    runs: list[Record]  # completed
+    missing: int  # begun, and not completed
+
+    @property
+    def name(self) -> str:
+        told = [
+            f"{short}={value}" for short, value in zip(shortened(list(self.words)), self.words.values(), strict=True)
+        ]
+        return " ".join(word for word in told if not word.endswith(f"={NOTHING}")) or models(self.first)
+
+    @property
+    def first(self) -> Record:
+        return self.runs[0]
+
+    def spread(self, key: str) -> Spread | None:
+        """Of a number of the summaries; None where no run has it."""
+        return spread(run.summary[key] for run in self.runs if key in run.summary)
+
+    @property
+    def samples(self) -> int | None:
+        """Of the test split; None where runs differ in it, or do not say."""
+        counts = {run.summary.get("test/samples") for run in self.runs}
+        (count,) = counts if len(counts) == 1 else (None,)
+        return None if count is None else int(count)
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    found = list(values)
+    return Spread(mean(found), stdev(found) if len(found) > 1 else None, len(found)) if found else None
+
+
+def what(run: Record) -> dict[str, Any]:
+    """The flat config of a run without its seed and without where and how it was carried out."""
+    own = {key: value for key, value in run.flat.items() if key not in NOT_A_DIFFERENCE and not key.startswith(HOW)}
+    return {"stage": run.stage, **own}
+
+
+def settings_of(found: Found) -> list[Setting]:
+    """The settings that have a completed run with a number of the test split, in the order of their first run."""
+    grouped: dict[str, list[Record]] = {}
+    for run in found.runs:
+        grouped.setdefault(identity(run), []).append(run)
+    measured = [runs for runs in grouped.values() if any(_is_measured(run) for run in runs)]
+    told: dict[tuple[str, str], list[list[Record]]] = {}
+    for runs in measured:
+        told.setdefault((runs[0].stage, runs[0].data), []).append(runs)
+    keys = {group: differing_keys([runs[0] for runs in several]) for group, several in told.items()}
+    return [_setting(runs, keys[runs[0].stage, runs[0].data]) for runs in measured]
+
+
+def _setting(runs: Sequence[Record], keys: Sequence[str]) -> Setting:
+    own = [run for run in runs if _is_measured(run)]
+    flat = what(own[0])
+    return Setting({shown_key(key): shown_value(flat.get(key)) for key in keys}, own, len(_seeds(runs) - _seeds(own)))
+
+
+def models(run: Record) -> str:
+    """Which model, or which teacher and student, in a word or two."""
+    nodes = [mapping(run.config.get(role)) for role in ("teacher", "model")]
+    return " → ".join(_named(node) for node in nodes if node) or run.path.name
+
+
+def _named(node: Mapping[str, Any]) -> str:
+    name = text(node.get("name") or node.get("kind"), 60)
+    return "-".join([name, *(text(node[key], 20) for key in ("depth", "width") if key in node)])
+
+
+def identity(run: Record) -> str:
+    """The same for runs that differ in nothing but their seed."""
+    data = mapping(run.info.get("data")).get("fingerprint")
+    return json.dumps([what(run), data], sort_keys=True, default=str)
+
+
+def differing_keys(runs: Sequence[Record]) -> list[str]:
+    """The keys in which the runs' configs differ; those below a key that differs itself in kind are left to it."""
+    flats = [what(run) for run in runs]
+    keys = dict.fromkeys(key for flat in flats for key in flat)
+    differ = [key for key in keys if len({_comparable(flat, key) for flat in flats}) > 1]
+    kinds = [key.removesuffix(BEFORE_WORDS) for key in differ if key.endswith(f".{BEFORE_WORDS}")]
+    return [key for key in differ if not any(_follows(key, kind, flats) for kind in kinds)]
+
+
+def shown_key(key: str) -> str:
+    """`teacher.kind` as it is typed: `teacher`; `model` is the student in a distillation's saved config."""
+    return key.removesuffix(f".{BEFORE_WORDS}")
+
+
+def shortened(keys: Sequence[str]) -> list[str]:
+    """The last part of each key where that is told apart from the others: `alpha` for `loss.alpha`."""
+    lasts = [key.rpartition(".")[2] for key in keys]
+    return [last if lasts.count(last) == 1 else key for key, last in zip(keys, lasts, strict=True)]
+
+
+def shown_value(value: Any) -> str:
+    return (
+        "–"
+        if value is None
+        else text(json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value, 80)
+    )
+
+
+def best_on_validation(settings: Sequence[Setting]) -> Setting | None:
+    """The best mean accuracy on the validation split; None where no setting has one. The test split has no say."""
+    chosen = [one for one in settings if one.spread("val/accuracy") is not None]
+    return max(chosen, key=lambda one: getattr(one.spread("val/accuracy"), "mean", 0.0), default=None)
+
+
+def comparable(settings: Sequence[Setting]) -> dict[tuple[str, str], list[Setting]]:
+    """The settings by what can be ranked together: one stage on one data set."""
+    groups: dict[tuple[str, str], list[Setting]] = {}
+    for one in settings:
+        groups.setdefault((one.first.stage, one.first.data), []).append(one)
+    return groups
+
+
+def _is_measured(run: Record) -> bool:
+    return run.status == "completed" and "test/accuracy" in run.summary and run.summary.get("test/samples", 0) > 0
+
+
+def _seeds(runs: Iterable[Record]) -> set[str]:
+    return {str(run.seed) for run in runs}
+
+
+def _comparable(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat.get(key, "absent"), sort_keys=True, default=str)
+
+
+def _follows(key: str, node: str, flats: Sequence[Mapping[str, Any]]) -> bool:
+    """Is this an option of a kind, that each run has as every other of that kind? Then the kind says it all."""
+    if not key.startswith(node) or key == f"{node}{BEFORE_WORDS}":
+        return False
+    values: dict[str, set[str]] = {}
+    for flat in flats:
+        values.setdefault(str(flat.get(f"{node}{BEFORE_WORDS}")), set()).add(_comparable(flat, key))
+    return all(len(one) == 1 for one in values.values())
