@@ -132,8 +132,8 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
             ) from error
     else:
         for batch in batches:
-            images = pixels[batch.to(pixels.device)]
-            yield images.pin_memory() if pinned and not images.is_cuda else images
+            taken = pixels[batch.to(pixels.device)]
+            yield taken.pin_memory() if pinned and not taken.is_cuda else taken
 
 
 def _context(workers: int) -> str | None:

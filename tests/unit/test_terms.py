@@ -77,7 +77,7 @@ def test_a_mix_expands_with_the_options_of_each_yaml() -> None:
     assert loss == {
         "task": {"kind": "cross_entropy", "weight": 0.1},
         "terms": {
-            "kd": {"kind": "kd", "weight": 0.9, "temperature": 4.0},
+            "kd": {"kind": "kd", "weight": 0.9, "temperature": 4.0, "confidence": 0.0},
             "logit_std": {"kind": "logit_std", "weight": 9.0, "temperature": 2.0},
         },
     }
