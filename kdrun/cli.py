@@ -246,14 +246,16 @@ def _list(arguments: list[str]) -> int:
     words, folders = option(arguments, "--config-dir", "-cd")
     if words[:1] == ["taps"]:
         return _list_taps(words[1:], [Path(folder) for folder in folders])
-    keys, rest = key_values(words, ("output_dir",))
+    conditions = [word for word in words if words[0] == "runs" and any(sign in word for sign in "=<>")]
+    conditions = [word for word in conditions if not word.startswith("output_dir=")]
+    keys, rest = key_values([word for word in words if word not in conditions], ("output_dir",))
     from kdrun.lookup import conf_dir
     from kdrun.reports.listing import listing
 
     where = [conf_dir(), *(Path(folder) for folder in folders)]
     if len(rest) > 1:
         raise UsageError(f"kdrun list takes one word, not {len(rest)}")
-    print(listing(rest[0] if rest else None, where, Path(keys.get("output_dir", "outputs"))))
+    print(listing(rest[0] if rest else None, where, Path(keys.get("output_dir", "outputs")), conditions))
     return 0
 
 

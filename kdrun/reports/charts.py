@@ -235,7 +235,7 @@ def _marks(
     axis.set_yticks(range(len(names)), [brief(name, 48) for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel(across)
-    axis.legend(fontsize=7.5, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    axis.figure.legend(fontsize=7.5, ncols=3, loc="outside upper center")
 
 
 def _matrix(axis: Any, names: Sequence[str], counts: Sequence[Sequence[float]]) -> None:

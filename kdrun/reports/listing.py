@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kdrun.errors import KdrunError, UsageError, brief, suggestion
+from kdrun.errors import UsageError, brief, suggestion
 from kdrun.records.foreign import read_text
+
+if TYPE_CHECKING:
+    from kdrun.reports.reading import Record
 
 KINDS = {"models": "model", "datasets": "dataset", "losses": "loss", "augments": "augment", "experiments": "experiment"}
 
 
-def listing(kind: str | None, folders: Sequence[Path], output_dir: Path) -> str:
-    """The names of one kind with their first lines of comment, or a count of each kind. Raises `UsageError`."""
+def listing(kind: str | None, folders: Sequence[Path], output_dir: Path, words: Sequence[str] = ()) -> str:
+    """The names of one kind with their first lines of comment, or a count of each kind. Raises `UsageError`.
+
+    `words` are conditions on the runs.
+    """
     if kind is None:
         counts = [f"  {name:<12} {len(_options(group, folders)):>4}" for name, group in KINDS.items()]
-        return "\n".join(["kdrun list <what>:", *counts, f"  {'runs':<12} {len(_runs(output_dir)):>4}"])
+        return "\n".join(
+            ["kdrun list <what>:", *counts, f"  {'runs':<12} {len(list(output_dir.glob('*/*/run.json'))):>4}"]
+        )
     if kind == "runs":
-        return "\n".join(_runs(output_dir)) or f"no runs in {output_dir}; `kdrun distill` makes one"
+        such = " such" if words else ""
+        return "\n".join(runs(output_dir, words)) or f"no{such} runs in {output_dir}; `kdrun distill` makes one"
     if kind not in KINDS:
         raise UsageError(f"kdrun list {brief(kind)}: there is no such list; {suggestion(kind, [*KINDS, 'runs'])}")
     options = _options(KINDS[kind], folders)
@@ -42,21 +52,26 @@ def _comment(file: Path) -> str:
     return next((line for line in lines if not line.startswith("@package")), "")
 
 
-def _runs(output_dir: Path) -> list[str]:
-    from kdrun.records.foreign import read_json
-    from kdrun.records.run import status
+def runs(output_dir: Path, words: Sequence[str] = ()) -> list[str]:
+    """A line for each run for which the conditions hold, oldest first. Raises `UsageError`."""
+    from kdrun.reports.filters import chosen
+    from kdrun.reports.reading import BROKEN, Record, read_run
 
-    lines = []
+    found: dict[Path, Record | str] = {}
     for file in sorted(output_dir.glob("*/*/run.json"), key=lambda path: path.parent.name):
         try:
-            info = read_json(file)
-            summary_file = file.with_name("summary.json")
-            summary = read_json(summary_file) if summary_file.exists() else {}
-            accuracy = summary.get("test/accuracy")
-            shown = (
-                "" if accuracy is None else f"test accuracy {100 * accuracy:.2f} % (n = {summary['test/samples']:,})"
-            )
-            lines.append(brief(f"{status(file.parent, info):<11} {file.parent}  {shown}".rstrip(), 1000))
-        except (KdrunError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            lines.append(brief(f"unreadable  {file.parent}  {type(error).__name__}", 1000))
-    return lines
+            found[file.parent] = read_run(file.parent)
+        except BROKEN as error:
+            found[file.parent] = brief(f"unreadable  {file.parent}  {type(error).__name__}", 1000)
+    kept = {run.path for run in chosen([one for one in found.values() if isinstance(one, Record)], words)}
+    return [
+        one if isinstance(one, str) else _line(one)
+        for path, one in found.items()
+        if path in kept or (isinstance(one, str) and not words)
+    ]
+
+
+def _line(run: Record) -> str:
+    accuracy, samples = run.summary.get("test/accuracy"), run.summary.get("test/samples")
+    shown = "" if accuracy is None or samples is None else f"test accuracy {100 * accuracy:.2f} % (n = {samples:,.0f})"
+    return brief(f"{run.status:<11} {run.path}  {shown}".rstrip(), 1000)
