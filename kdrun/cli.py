@@ -31,7 +31,7 @@ kdrun: knowledge distillation from the command line, with numbers that can be tr
   kdrun reproduce <run>                a saved config again, and the numbers compared
   kdrun clean [folder]                 free the space of what finished runs no longer need
   kdrun store fill [key=value …]       a teacher's outputs, asked once for many runs; store list, verify, prune
-  kdrun list [what]                    models, datasets, losses, augments, experiments; runs [key=value …]; taps model=<name>
+  kdrun list [what]                    models, datasets, losses, augments, experiments; runs [key=value …]; taps model=…
   kdrun report <runs, sweeps, folders> one page with tables and figures; --out FILE --format html|md|csv|json
   kdrun compare <run> <run> …          what differs in config and in numbers, paired by seed
 

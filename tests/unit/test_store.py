@@ -255,10 +255,20 @@ def test_views_that_cannot_be_stored_are_refused_with_a_sentence(tmp_path: Path)
 
 
 def test_a_sweep_asks_its_teacher_once(kdrun: Command) -> None:
+    _asked_once(kdrun)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_sweep_on_mnist_asks_its_teacher_once(kdrun: Command, data_dir: Path) -> None:
+    _asked_once(kdrun, "dataset=mnist", f"data_dir={data_dir}")
+
+
+def _asked_once(kdrun: Command, *data: str) -> None:
     """Eight jobs of alpha x temperature: counted in samples that the teacher is asked about for training."""
     words = ["-m", "teacher=cnn_tiny", "student=cnn_tiny", "teacher.train.epochs=1", "epochs=2", "augment=[flip]"]
     grid = ["loss.alpha=0.5,0.9", "loss.temperature=1,2,4,8"]
-    answer = kdrun("distill", *words, "dataset.limit=64", "baseline=false", *grid)
+    answer = kdrun("distill", *words, *data, "dataset.limit=64", "baseline=false", *grid)
     assert (answer.code, answer.err) == (0, "")
     runs = [json.loads(file.read_text()) for file in Path("outputs/distill").glob("*/run.json")]
     asked = [run["teacher_samples"] for run in runs]
