@@ -43,8 +43,8 @@ def main() -> None:
         runs = [run(name, seed, options.words, options.output_dir) for seed in options.seeds]
         lines.append(row(name, runs))
     told = (
-        f"Test accuracy in %, mean ± sd over seeds {', '.join(map(str, options.seeds))}, one teacher. Published numbers "
-        "state neither seeds nor intervals; DKD and DIST there are of the best test epoch. "
+        f"Test accuracy in %, mean ± sd over seeds {', '.join(map(str, options.seeds))}, one teacher. Published "
+        "numbers state neither seeds nor intervals; DKD and DIST there are of the best test epoch. "
     )
     if options.words:
         told += f"**Not CIFAR-100**: `{' '.join(options.words)}`; the columns are not to be compared. "
