@@ -257,7 +257,9 @@ def slow_crd(student: Tensor, teacher: Tensor) -> float:
 
 def whole_crd(student: Tensor, teacher: Tensor) -> Tensor:
     s, t = (torch.nn.functional.normalize(one, dim=1, eps=1e-6) for one in (student, teacher))
-    scores = similarities(s, t, NEGATIVES[: len(s)], 0.5)
+    kept = torch.cat([t, NEGATIVES.flatten(0, 1)])
+    chosen = [[n, *(len(s) + 5 * n + k for k in range(5))] for n in range(len(s))]
+    scores = similarities(s, kept, torch.tensor(chosen), 0.5)
     return crd_loss(scores, torch.tensor(1.5, dtype=torch.float64), 5 / 40)
 
 

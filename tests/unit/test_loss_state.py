@@ -64,7 +64,7 @@ def test_a_loss_that_reads_one_feature_says_so(kind: str) -> None:
 
 
 def test_what_a_loss_cannot_do_without_is_named_and_what_would_work() -> None:
-    """No linear classifier to reuse (SqueezeNet's is a convolution), one class to contrast, other numbers of classes."""
+    """No linear classifier to reuse (SqueezeNet's is a convolution), one class to contrast, another number of those."""
     known = data()
     squeezed = model("squeezenet1_1", known)
     learns = model("cnn", known)
