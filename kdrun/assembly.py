@@ -205,7 +205,8 @@ def learner(
     for name, term in parts.items():
         if config["batch_size"] < term.smallest_batch:
             least = f"needs batches of at least {term.smallest_batch}"
-            raise UsageError(f"loss.terms.{name} {least}, and batch_size={config['batch_size']}")
+            told = f"loss.terms.{name} {least}, and batch_size={config['batch_size']}; raise it, or choose loss=kd"
+            raise UsageError(told)
         if train is not None:
             term.remember(train.index, train.targets)
     if teacher is not None and reads_features(config):
@@ -214,8 +215,8 @@ def learner(
     student_probe, teacher_probe = _probe(student, probe), None if teacher is None else _probe(teacher, probe)
     if teacher_probe is not None and teacher_probe.logits.shape != student_probe.logits.shape:
         raise UsageError(
-            f"the teacher answers with {tuple(teacher_probe.logits.shape[1:])} logits and the student with "
-            f"{tuple(student_probe.logits.shape[1:])}; both need the classes of the data"
+            f"teacher {getattr(teacher, 'name', None)} answers with {tuple(teacher_probe.logits.shape[1:])} logits and "
+            f"student {student.name} with {tuple(student_probe.logits.shape[1:])}; both need the classes of the data"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"] + 1)  # adapters

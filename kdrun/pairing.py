@@ -90,7 +90,7 @@ def _told(student: Outputs, teacher: Outputs, given: Mapping[str, str]) -> list[
     for role, outputs, taps in (("student", student, given.keys()), ("teacher", teacher, given.values())):
         for tap in taps:
             if tap not in outputs.features:
-                raise UsageError(f"tap {tap!r} is not in the {role}; it has {', '.join(outputs.features)}")
+                raise UsageError(f"tap {tap!r} is not in the {role}; it has {shapes(outputs)}")
     return [Pair(*one) for one in given.items()]
 
 
