@@ -32,6 +32,7 @@ kdrun: knowledge distillation from the command line, with numbers that can be tr
   kdrun clean [folder]                 free the space of what finished runs no longer need
   kdrun store fill [key=value …]       a teacher's outputs, asked once for many runs; store list, verify, prune
   kdrun list [what]                    models, datasets, losses, augments, experiments; runs [key=value …]; taps model=…
+  kdrun tune [search=kd] [trials=30]   a search over ranges instead of a grid; goes on where it stopped
   kdrun report <runs, sweeps, folders> one page with tables and figures; --out FILE --format html|md|csv|json
   kdrun compare <run> <run> …          what differs in config and in numbers, paired by seed
 
@@ -43,7 +44,7 @@ Options: --cfg job, --info, -m, --config-dir DIR, --plugin PACKAGE, --debug, --h
 A first run: kdrun distill      (bundled digits, about a minute on two cores)
 """
 STAGES = {"distill": "distill", "train": "train", "train-teacher": "train_teacher", "evaluate": "evaluate"}
-COMMANDS = (*STAGES, "predict", "resume", "reproduce", "clean", "store", "list", "report", "compare")
+COMMANDS = (*STAGES, "predict", "resume", "reproduce", "clean", "store", "list", "report", "compare", "tune")
 COMPLETION = {"-sc", "--shell-completion"}
 SWEEP = {"-m", "--multirun"}
 HYDRA_FLAGS = COMPLETION | SWEEP | {"-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"}
@@ -94,6 +95,8 @@ def dispatch(arguments: list[str], debug: bool) -> int:
         return 0
     if command == "list":
         return _list(rest)
+    if command == "tune":
+        return _tune(rest, debug)
     if command in ("report", "compare"):
         from kdrun.reports import command as reports
 
@@ -215,6 +218,35 @@ def _sweep(stage: str, words: list[str], folders: list[Path], plugins: list[str]
     return code
 
 
+def _tune(arguments: list[str], debug: bool) -> int:
+    """`search=` and `trials=` are ours; everything else is what all trials have in common."""
+    words, plugins = option(arguments, "--plugin")
+    folders = [Path(folder) for folder in option(words, "--config-dir", "-cd")[1]]
+    words = without_option(words, "--config-dir", "-cd")
+    own = {key: value for key, _, value in (word.partition("=") for word in words) if key in ("search", "trials")}
+    typed = [word for word in words if word.partition("=")[0] not in own]
+    trials = own.get("trials", "1")
+    if not trials.isdigit() or not 1 <= int(trials) <= 100_000:
+        raise UsageError(f"trials={brief(trials)}: must be a whole number from 1 to 100000")
+    if any(word.startswith("-") for word in typed):
+        raise UsageError("usage: kdrun tune [search=<name>] [trials=NUMBER] [key=value …]")
+    for plugin in plugins:
+        _plug_in(plugin)
+    from kdrun.sweeps.space import check, read_search
+    from kdrun.sweeps.sweep import sweep_name
+    from kdrun.sweeps.tune import Tuning, found, tune
+
+    search = read_search(own.get("search", "kd"), folders, int(trials) if "trials" in own else None)
+    common = typed if any(word.startswith("baseline=") for word in typed) else [*typed, "baseline=false"]
+    check(search, common, folders)
+    keys = dict(word.split("=", 1) for word in typed)
+    name = keys.get("sweep.name", "").strip("'") or sweep_name("tune", typed, [f"search.{search.name}"])
+    folder = Path(keys.get("output_dir", "outputs").strip("'")) / "sweeps" / name
+    code = tune(Tuning(search, common, folder, folders, plugins, debug))
+    print(f"\n{found(folder)}")
+    return code
+
+
 def _completion(arguments: list[str]) -> int:
     """Hydra's shell completion. Its queries come without the command, which is in the line being completed."""
     line = os.environ.get("COMP_LINE", "")
@@ -293,6 +325,12 @@ def _resume(arguments: list[str], debug: bool) -> int:
     if len(words) != 1:
         raise UsageError("usage: kdrun resume <run directory or sweep directory>")
     path = Path(words[0])
+    if (path / "tune.json").exists() and not (path / "run.json").exists():
+        from kdrun.records.manifest import read_search
+
+        search, trials, typed = read_search(path)
+        places = [f"sweep.name='{path.name}'", f"output_dir='{path.absolute().parents[1]}'"]
+        return _tune([f"search={search}", f"trials={trials}", *typed, *places], debug)
     if (path / "sweep.json").exists() and not (path / "run.json").exists():
         from kdrun.records.manifest import read_sweep
 

@@ -83,15 +83,27 @@ def read_jobs(folder: Path) -> list[Job]:
 
 
 def read_sweep(folder: Path) -> tuple[str, list[str]]:
-    """The stage and the words of a sweep's command. Raises `KdrunError`.
+    """The stage and the words of a sweep's command. Raises `KdrunError`."""
+    content, words = _read_command(folder / "sweep.json")
+    return content["stage"], words
 
-    What Hydra itself would obey is refused: a sweep may come from somebody else, and gone on with is only its grid.
-    """
-    content = read_json(folder / "sweep.json")
+
+def read_search(folder: Path) -> tuple[str, int, list[str]]:
+    """The search of `kdrun tune`, how many trials, and what they have in common. Raises `KdrunError`."""
+    content, words = _read_command(folder / "tune.json")
+    words = [word for word in words if not word.startswith(("sweep.name=", "output_dir="))]
+    if not str(content.get("search")).isidentifier() or not isinstance(content.get("trials"), int):
+        raise KdrunError(f"{folder / 'tune.json'} names no search and no number of trials")
+    return content["search"], content["trials"], words
+
+
+def _read_command(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """What a file says of a command. What Hydra itself would obey is refused: it may come from somebody else."""
+    content = read_json(file)
     words = content.get("words") if isinstance(content, dict) and content.get("format") == FORMAT else None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise KdrunError(f"{folder / 'sweep.json'} is not that of a sweep of this kdrun")
+        raise KdrunError(f"{file} is not that of a sweep of this kdrun")
     strange = [word for word in words if "=" not in word or word.lstrip("+~").partition("=")[0].startswith("hydra")]
     if strange or content.get("stage") not in ("train", "train_teacher", "distill", "evaluate"):
-        raise KdrunError(f"{folder / 'sweep.json'} has more than the keys of a sweep, which is not obeyed")
-    return content["stage"], words
+        raise KdrunError(f"{file} has more than the keys of a sweep, which is not obeyed")
+    return content, words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kdrun.errors import brief
@@ -63,7 +64,8 @@ def board(found: Found) -> Board:
     rows = [Row(one, any(one is best for best in chosen), _cells(one)) for one in settings]
     rows.sort(key=lambda row: (row.setting.first.stage != "distill", -_rank(row.setting)))
     failures = list(_failures(found))
-    said = [_best(group, groups[group], best, len(failures)) for group, best in bests.items()]
+    lost = sum(status != "pruned" for status, _, _ in failures)
+    said = [_best(group, groups[group], best, lost) for group, best in bests.items()]
     return Board(found, settings, rows, said, failures)
 
 
@@ -106,9 +108,13 @@ def _said(setting: Setting, key: str) -> str:
 
 
 def _failures(found: Found) -> Any:
+    pruned = {Path(str(job.get("run"))).name: job for job in found.jobs if job["status"] == "pruned"}
     known = set()
     for run in found.runs:
-        if run.status not in ("completed", "running"):
+        if run.path.name in pruned:
+            known.add(str(pruned[run.path.name].get("run")))
+            yield "pruned", text(pruned[run.path.name]["setting"]), text(pruned[run.path.name].get("reason"))
+        elif run.status not in ("completed", "running"):
             known.add(str(run.path))
             yield run.status, str(run.path), text(run.info.get("reason") or "no reason recorded", 400)
     for job in found.jobs:

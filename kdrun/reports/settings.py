@@ -125,11 +125,11 @@ def shortened(keys: Sequence[str]) -> list[str]:
 
 
 def shown_value(value: Any) -> str:
-    return (
-        "–"
-        if value is None
-        else text(json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value, 80)
-    )
+    """A value of a config for people: six digits of a number, words as they are."""
+    if value is None:
+        return NOTHING
+    value = float(f"{value:.6g}") if isinstance(value, float) else value
+    return text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 80)
 
 
 def best_on_validation(settings: Sequence[Setting]) -> Setting | None:

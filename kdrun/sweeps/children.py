@@ -61,25 +61,21 @@ def carried_out(tasks: Sequence[Task], at_once: int) -> Iterator[tuple[Task, dic
     When somebody asks to stop, the children are asked too, save, and end; what did not start is `not run`. Then
     `Stopped` is raised.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload(IMPORTED)
     waiting, running = deque(tasks), list[Child]()
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
-                running.append(_start(context, waiting.popleft()))
+                running.append(start(waiting.popleft()))
                 yield running[-1].task, {"status": "running"}
             multiprocessing.connection.wait([child.process.sentinel for child in running])
             for child in [one for one in running if not one.process.is_alive()]:
                 running.remove(child)
-                yield child.task, _ended(child)
+                yield child.task, ended(child)
     except stopping.Stopped:
         for child in running:
             child.process.terminate()
         for child in running:
-            yield child.task, _ended(child)
+            yield child.task, ended(child)
         for task in waiting:
             yield task, {"status": "not run", "reason": "the sweep was stopped before"}
         raise
@@ -89,7 +85,12 @@ def carried_out(tasks: Sequence[Task], at_once: int) -> Iterator[tuple[Task, dic
                 child.process.terminate()
 
 
-def _start(context: Any, task: Task) -> Child:
+def start(task: Task) -> Child:
+    """The task in a process of its own."""
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload(IMPORTED)
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(there, task))
     process.start()
@@ -97,7 +98,7 @@ def _start(context: Any, task: Task) -> Child:
     return Child(task, process, here)
 
 
-def _ended(child: Child) -> dict[str, Any]:
+def ended(child: Child) -> dict[str, Any]:
     """What a child says of itself; when it could say nothing, how it died."""
     child.process.join()
     answer: dict[str, Any] | None = None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,9 +31,9 @@ from pathlib import Path
 from kdrun.losses import Term
 
 class Terrible(Term):
-    def __init__(self, way: str = "works", label_smoothing: float = 0.0) -> None:
+    def __init__(self, way: str = "works", number: int = -1, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        self.way = way
+        self.way = {3: "raises", 9: "exits", 14: "dies", 20: "crashes"}.get(number, way)
 
     def forward(self, student, teacher, batch):
         if self.way == "raises":
@@ -60,7 +63,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (losses / "terrible.py").write_text(TERRIBLE)
     options = tmp_path / "options" / "loss"
     options.mkdir(parents=True)
-    terms = "terms:\n  terrible:\n    kind: terrible\n    weight: 1.0\n    way: works\n"
+    terms = "terms:\n  terrible:\n    kind: terrible\n    weight: 1.0\n    way: works\n    number: -1\n"
     (options / "terrible.yaml").write_text(f"task: {{kind: cross_entropy, weight: 1.0}}\n{terms}")
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
@@ -237,3 +240,49 @@ def test_a_second_job_starts_within_half_a_second(here: Path, kdrun: Command) ->
     assert len(begun) == len(ended) == 3
     stamps = [time.mktime(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) for text in (ended[0], begun[2])]
     assert stamps[1] - stamps[0] <= 4
+
+
+def finished(folder: Path) -> dict[Path, bytes]:
+    """Every file of the distillations that are completed."""
+    runs = [file.parent for file in (folder / "outputs" / "distill").glob("*/run.json") if is_whole_and_completed(file)]
+    return {file: file.read_bytes() for run in runs for file in run.rglob("*") if file.is_file()}
+
+
+def is_whole_and_completed(file: Path) -> bool:
+    return bool(json.loads(file.read_text())["status"] == "completed")
+
+
+@pytest.mark.slow
+def test_four_faults_in_twenty_four_jobs_and_five_kills_give_the_same_table(here: Path) -> None:
+    """The same sweep without a kill and with five, at random, of everything that it started."""
+    words = ["distill", "--plugin", "mine", "--config-dir", "options", "-m", "student=cnn_tiny", "teacher=cnn_tiny"]
+    words += ["teacher.train.epochs=1", "teacher.train.batch_size=20", "epochs=2", "batch_size=20", "dataset.limit=60"]
+    numbers = f"loss.terms.terrible.number={','.join(map(str, range(24)))}"
+    words += ["device.threads=1", "baseline=false", "loss=terrible", numbers, "sweep.name=all"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    folders = [here / "whole", here / "cut"]
+    for folder, part in itertools.product(folders, ("mine", "options")):
+        shutil.copytree(here / part, folder / part)
+    chance = random.Random(1)
+    for kill in range(5):
+        process = subprocess.Popen(
+            command(*words), cwd=folders[1], env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        wanted = 4 * (kill + 1)
+        wait_for(lambda: len(list((folders[1] / "outputs/distill").glob("*/summary.json"))) >= wanted, 200)  # noqa: B023
+        time.sleep(chance.random() / 2)
+        before = finished(folders[1])
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert {file: file.read_bytes() for file in before} == before
+    tables = []
+    for folder in folders:
+        done = subprocess.run(command(*words), cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        found = statuses(folder)
+        assert found.count("failed") == 4
+        assert found.count("completed") + found.count("reused") == 20
+        lines = done.stdout.splitlines()
+        tables.append([line for line in lines if line.startswith(("loss.terms", "best on"))])
+    assert tables[0] == tables[1]
+    assert len(tables[0]) >= 24
