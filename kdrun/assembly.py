@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from kdrun import lookup, schedule
+from kdrun.datasets.files import cache_folder
 from kdrun.datasets.loader import PlainLoader, TrainLoader
 from kdrun.datasets.raw import Files
 from kdrun.datasets.split import Data, Split, split
 from kdrun.datasets.views import Views
-from kdrun.device import compile_module, place
+from kdrun.device import compile_module, place, room_for_data
 from kdrun.engine import Recipe, Training
 from kdrun.errors import UsageError, brief
 from kdrun.learner import Learner, Weight
 from kdrun.losses import Term
+from kdrun.losses.term import Deployed
 from kdrun.models.building import Model, Spec
 from kdrun.schema import Plain
 from kdrun.taps import Tapped
@@ -50,8 +52,7 @@ ORIGIN = ("checkpoint", "weights", "rename", "mean", "std", "taps")
 def data_folder(config: Plain) -> Path:
     """`data_dir`, else $KDRUN_DATA, else a cache folder of the user."""
     given = config["data_dir"] or os.environ.get("KDRUN_DATA")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(cache) / "kdrun" / "data"
+    return Path(given) if given else cache_folder() / "data"
 
 
 def places(config: Plain) -> Plain:
@@ -78,9 +79,10 @@ def data_record(config: Plain, data: Data) -> Plain:
 
 
 def on_device(data: Data, device: str) -> Data:
-    """The data with pixels kept on the device."""
-    validation = None if data.validation is None else data.validation.to(device)
-    return replace(data, train=data.train.to(device), validation=validation, test=data.test.to(device))
+    """The data with pixels kept on the device where they fit, and brought there batch by batch where they do not."""
+    room = room_for_data(device)
+    validation = None if data.validation is None else data.validation.to(device, room)
+    return replace(data, train=data.train.to(device, room), validation=validation, test=data.test.to(device, room))
 
 
 def train_loader(config: Plain, data: Data) -> TrainLoader:
@@ -191,22 +193,30 @@ def lookup_term(kind: str) -> type[Term]:
     return found[0]
 
 
-def learner(config: Plain, model: Model, teacher: nn.Module | None, probe: Tensor) -> Learner:
-    """The student with its terms, each term built on both models' outputs for the images of `probe`."""
+def learner(
+    config: Plain, model: Model, teacher: nn.Module | None, probe: Tensor, train: Split | None = None
+) -> Learner:
+    """The student with its terms, each term built on both models' outputs for the images of `probe`.
+
+    `train` is the training split, which terms that remember every sample are told of.
+    """
     parts, weights = terms(config)
     student = model.tapped().to(probe.device)
     for name, term in parts.items():
         if config["batch_size"] < term.smallest_batch:
             least = f"needs batches of at least {term.smallest_batch}"
-            raise UsageError(f"loss.terms.{name} {least}, and batch_size={config['batch_size']}")
+            told = f"loss.terms.{name} {least}, and batch_size={config['batch_size']}; raise it, or choose loss=kd"
+            raise UsageError(told)
+        if train is not None:
+            term.remember(train.index, train.targets)
     if teacher is not None and reads_features(config):
         tap(student, config["model"].get("taps"), probe)
         tap(teacher, config["teacher"].get("taps"), probe)
     student_probe, teacher_probe = _probe(student, probe), None if teacher is None else _probe(teacher, probe)
     if teacher_probe is not None and teacher_probe.logits.shape != student_probe.logits.shape:
         raise UsageError(
-            f"the teacher answers with {tuple(teacher_probe.logits.shape[1:])} logits and the student with "
-            f"{tuple(student_probe.logits.shape[1:])}; both need the classes of the data"
+            f"teacher {getattr(teacher, 'name', None)} answers with {tuple(teacher_probe.logits.shape[1:])} logits and "
+            f"student {student.name} with {tuple(student_probe.logits.shape[1:])}; both need the classes of the data"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"] + 1)  # adapters
@@ -216,12 +226,32 @@ def learner(config: Plain, model: Model, teacher: nn.Module | None, probe: Tenso
             except UsageError as error:
                 models = f"teacher {getattr(teacher, 'name', None)}, student {student.name}"
                 raise UsageError(f"loss.terms.{name}, {models}: {error}") from error
-    return Learner(student, parts, weights)
+        shipped = _shipped(parts, model, student)
+    if shipped is None:
+        return Learner(student, parts, weights)
+    student = shipped.model.tapped().to(probe.device)
+    student.tap(shipped.taps)
+    return Learner(student, parts, weights, shipped.model)
+
+
+def _shipped(parts: dict[str, Term], model: Model, student: Tapped) -> Deployed | None:
+    """What a term ships instead of the student, where one does."""
+    offers = {name: term.deployed(model, student.taps) for name, term in parts.items()}
+    shipped = {name: offer for name, offer in offers.items() if offer is not None}
+    if len(shipped) > 1:
+        raise UsageError(f"loss.terms.{' and '.join(shipped)} each ship another model; use one of them")
+    return next(iter(shipped.values()), None)
 
 
 def reads_features(config: Plain) -> bool:
     """Does a term of the loss read more of a teacher than its logits?"""
     return any(lookup_term(node["kind"]).features for node in config["loss"]["terms"].values())
+
+
+def teacher_taps(built: Learner) -> set[str]:
+    """The teacher's taps that the terms of a learner read."""
+    pairs = [pair for term in built.terms.values() for pair in getattr(term, "pairs", [getattr(term, "pair", None)])]
+    return {pair.teacher for pair in pairs if pair is not None}
 
 
 def tap(model: nn.Module, told: dict[str, str] | None, probe: Tensor) -> None:
@@ -235,7 +265,8 @@ def probe_images(data: Data) -> Tensor:
     """Two training images, enough to see shapes."""
     pixels = data.train.pixels
     rows = data.train.index[:2]
-    return pixels[rows.cpu()].to(rows.device) if isinstance(pixels, Files) else pixels[rows]
+    where = torch.device("cpu") if isinstance(pixels, Files) else pixels.device
+    return pixels[rows.to(where)].to(rows.device)
 
 
 def _probe(model: nn.Module, images: Tensor) -> Outputs:
@@ -260,7 +291,8 @@ def training(config: Plain, built: Learner, device: str, precision: str) -> Trai
     place(built, device, precision)
     if config["device"]["compile"]:
         compile_module(built, device)
-    optimizer = OPTIMIZERS[kind](built.parameters(), **node)
+    fused = {"fused": True} if device == "cuda" else {}  # one kernel for all parameters
+    optimizer = OPTIMIZERS[kind](built.parameters(), **node, **fused)
     return Training(built, optimizer, device, precision, config["ema"]["decay"])
 
 

@@ -31,7 +31,7 @@ kdrun: knowledge distillation from the command line, with numbers that can be tr
   kdrun reproduce <run>                a saved config again, and the numbers compared
   kdrun clean [folder]                 free the space of what finished runs no longer need
   kdrun store fill [key=value …]       a teacher's outputs, asked once for many runs; store list, verify, prune
-  kdrun list [what]                    models, datasets, losses, augments, experiments; runs [key=value …]
+  kdrun list [what]                    models, datasets, losses, augments, experiments; runs [key=value …]; taps model=…
   kdrun tune [search=kd] [trials=30]   a search over ranges instead of a grid; goes on where it stopped
   kdrun report <runs, sweeps, folders> one page with tables and figures; --out FILE --format html|md|csv|json
   kdrun compare <run> <run> …          what differs in config and in numbers, paired by seed
@@ -276,6 +276,8 @@ def _plug_in(name: str) -> None:
 
 def _list(arguments: list[str]) -> int:
     words, folders = option(arguments, "--config-dir", "-cd")
+    if words[:1] == ["taps"]:
+        return _list_taps(words[1:], [Path(folder) for folder in folders])
     conditions = [word for word in words if words[0] == "runs" and any(sign in word for sign in "=<>")]
     conditions = [word for word in conditions if not word.startswith("output_dir=")]
     keys, rest = key_values([word for word in words if word not in conditions], ("output_dir",))
@@ -286,6 +288,18 @@ def _list(arguments: list[str]) -> int:
     if len(rest) > 1:
         raise UsageError(f"kdrun list takes one word, not {len(rest)}")
     print(listing(rest[0] if rest else None, where, Path(keys.get("output_dir", "outputs")), conditions))
+    return 0
+
+
+def _list_taps(words: list[str], folders: list[Path]) -> int:
+    if not any(word.startswith("model=") for word in words) or not all("=" in word for word in words):
+        raise UsageError("usage: kdrun list taps model=<name> dataset=<name>")
+    from kdrun.config import stage_config
+
+    config = stage_config("train", words, folders)
+    from kdrun.stages.taps import list_taps
+
+    print(list_taps(config))
     return 0
 
 

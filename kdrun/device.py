@@ -85,6 +85,11 @@ def compile_module(module: nn.Module, device: str) -> None:
     module.compile(mode="reduce-overhead" if device == "cuda" else None)
 
 
+def room_for_data(device: str) -> float:
+    """Bytes that each split's pixels may take on the device: a quarter of what is free on CUDA, anything elsewhere."""
+    return torch.cuda.mem_get_info()[0] / 4 if device == "cuda" else float("inf")
+
+
 def seed_all(device: str, seed: int, epoch: int, step: int) -> None:
     """Random numbers (dropout) as a function of where the training stands: there is no state to remember.
 

@@ -34,6 +34,7 @@ class Recipe:
     accumulate: int = 1
     grad_clip: float | None = None
     report_every: int = 20  # batches between reports, the only times the loss is read from the device
+    norms_every: int = 100  # batches between measurements of each term's gradient; the first of an epoch is one
 
 
 class Training:
@@ -45,6 +46,7 @@ class Training:
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
         self.average = None if ema is None else _averaged(learner.student, ema)
         self.epoch, self.step = 0, 0  # epochs that are done, and batches of the one that has begun
+        self.phase = 0  # of the loss: what the optimizer remembers is of this one
         self.means = Means()
 
     @property
@@ -61,7 +63,8 @@ class Training:
             "average": None if self.average is None else self.average.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
-            "means": {"sums": dict(self.means.sums), "samples": self.means.samples},
+            "phase": self.phase,
+            "means": {"sums": dict(self.means.sums), "samples": dict(self.means.samples)},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -70,8 +73,8 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.means = Means(dict(state["means"]["sums"]), state["means"]["samples"])
+        self.epoch, self.step, self.phase = state["epoch"], state["step"], state["phase"]
+        self.means = Means(dict(state["means"]["sums"]), dict(state["means"]["samples"]))
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def fit(
             seed_all(recipe.device, recipe.seed, epoch, step)
             _set_progress(training, recipe, epoch * steps + step, recipe.epochs * steps)
             group = min(recipe.accumulate, steps - step // recipe.accumulate * recipe.accumulate)
-            outputs, losses = _backward(training, teacher, batch, recipe, 1 / group)
+            measured = step % recipe.norms_every == 0
+            outputs, losses = _backward(training, teacher, batch, recipe, 1 / group, measured)
             training.means.add(outputs, losses, batch)
             training.step = step + 1
             finished = training.step == steps
@@ -162,23 +166,21 @@ def results(totals: Mapping[str, Tensor], metrics: Mapping[str, ModuleType]) -> 
 
 @dataclass
 class Means:
-    """Running means over an epoch, kept on the device until they are reported."""
+    """Running means over an epoch, each over the batches that had it, kept on the device until they are reported."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
-    samples: int = 0
+    samples: dict[str, int] = field(default_factory=dict)
 
     def add(self, outputs: Outputs, losses: Mapping[str, Tensor], batch: Batch) -> None:
-        self.samples += len(batch)
         for name, loss in losses.items():
-            self._add(name, loss.detach() * len(batch))
+            self._add(name, loss.detach() * len(batch), len(batch))
         if batch.targets is not None and outputs.logits.dim() == 2:
             labels = batch.targets if batch.targets.dim() == 1 else batch.targets.argmax(dim=1)
-            self._add("accuracy", (outputs.logits.detach().argmax(dim=1) == labels).sum().float())
+            self._add("accuracy", (outputs.logits.detach().argmax(dim=1) == labels).sum().float(), len(batch))
 
     def report(self, epoch: int, step: int, steps: int, lr: float, stopped: bool = False) -> Report:
-        names = list(self.sums)
-        values = (torch.stack([self.sums[name] for name in names]) / self.samples).tolist()
-        metrics = dict(zip(names, values, strict=True))
+        totals = torch.stack(list(self.sums.values())).tolist()
+        metrics = {name: total / self.samples[name] for name, total in zip(self.sums, totals, strict=True)}
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise KdrunError(
@@ -187,24 +189,41 @@ class Means:
                 )
         return Report(epoch, step, steps, lr, metrics, finished=step == steps, stopped=stopped)
 
-    def _add(self, name: str, value: Tensor) -> None:
+    def _add(self, name: str, value: Tensor, samples: int) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.samples[name] = self.samples.get(name, 0) + samples
 
 
 def _backward(
-    training: Training, teacher: Answer | None, batch: Batch, recipe: Recipe, share: float
+    training: Training, teacher: Answer | None, batch: Batch, recipe: Recipe, share: float, measured: bool
 ) -> tuple[Outputs, dict[str, Tensor]]:
     """Forward and backward of one batch; its gradient is added with weight `share`. Losses: each term, and `loss`.
 
-    With them go the weights that change while training.
+    With them go the weights, and the terms' gradients when they are to be measured.
     """
+    learner = training.learner
     target = None if teacher is None else teacher(batch)
     with autocast(recipe.device, recipe.precision):
-        outputs, losses = training.learner(batch, target)
-    total = training.learner.total(losses)
+        outputs, losses = learner(batch, target)
+    total = learner.total(losses)
+    norms = _gradient_norms(training, losses) if measured and len(learner.terms) > 1 else {}
     training.scaler.scale(total * share).backward()
-    weights = {f"weight/{name}": total.new_full((), now) for name, now in training.learner.changing_weights().items()}
-    return outputs, {f"loss/{name}": loss for name, loss in losses.items()} | weights | {"loss": total}
+    weights = {f"weight/{name}": total.new_full((), now) for name, now in learner.weights_now().items()}
+    return outputs, {f"loss/{name}": loss for name, loss in losses.items()} | norms | weights | {"loss": total}
+
+
+def _gradient_norms(training: Training, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By `gradient/<name>` the length of each term's gradient in the student's parameters, before its weight."""
+    parameters = [one for one in training.learner.student.parameters() if one.requires_grad]
+    norms = {}
+    for name, loss in ((name, loss) for name, loss in losses.items() if loss.requires_grad):
+        scaled = training.scaler.scale(loss)
+        parts = torch.autograd.grad(scaled, parameters, retain_graph=True, allow_unused=True)
+        squares = [part.to(loss.dtype).square().sum() for part in parts if part is not None]
+        norms[f"gradient/{name}"] = (
+            torch.stack([loss.new_zeros(()), *squares]).sum().sqrt() / training.scaler.get_scale()
+        )
+    return norms
 
 
 def _update(training: Training, grad_clip: float | None) -> None:
@@ -220,11 +239,19 @@ def _update(training: Training, grad_clip: float | None) -> None:
 
 
 def _set_progress(training: Training, recipe: Recipe, step: int, steps: int) -> None:
-    """Learning rate, weights and curricula at `step` of `steps`: functions of the step, nothing to remember."""
-    scale = recipe.rate(step, steps)
+    """Learning rate, weights and curricula at `step` of `steps`: functions of the step, nothing to remember.
+
+    A phase of the loss has the whole schedule to itself, and an optimizer that remembers nothing of the one before.
+    """
+    training.learner.progress(step / steps)
+    phase = training.learner.phase
+    begin, end = (math.ceil(share * steps) for share in (phase.begin, phase.end))
+    if phase.number != training.phase:
+        training.optimizer.state.clear()
+        training.phase = phase.number
+    scale = recipe.rate(max(0, step - begin), end - begin)
     for group, rate in zip(training.optimizer.param_groups, training.rates, strict=True):
         group["lr"] = rate * scale
-    training.learner.progress(step / steps)
 
 
 def _averaged(student: nn.Module, decay: float) -> AveragedModel:

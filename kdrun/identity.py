@@ -24,7 +24,7 @@ RECIPE = (
     "early_stopping",
     "loss",
 )
-PLACES = ("path", "workers", "memory_gb", "verify")  # of a data set: where and how, not what
+PLACES = ("path", "workers", "cache", "cache_gb", "verify")  # of a data set: where and how, not what
 
 
 def baseline_training(config: Plain) -> Plain:
@@ -36,7 +36,7 @@ def baseline_training(config: Plain) -> Plain:
 def teacher_training(config: Plain) -> Plain:
     """The `train` config of the teacher: its own recipe and seed, nothing of the student's."""
     teacher = config["teacher"]
-    own = ("run", "outputs", "seed", "train")
+    own = ("run", "outputs", "top_k", "seed", "train")
     model = {key: value for key, value in teacher.items() if key not in own}
     recipe = {key: teacher["train"][key] for key in RECIPE}
     device = {**config["device"], "precision": teacher["train"]["precision"]}

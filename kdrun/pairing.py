@@ -37,7 +37,7 @@ def pair_stages(
 
     With `pixels`, only pairs whose maps both have at least so many. Raises `UsageError` when nothing is left.
     """
-    teacher = _answered(teacher)
+    teacher = needed(teacher)
     pairs = by_depth(_stages(student), _stages(teacher)) if given is None else _told(student, teacher, given)
     fit = [one for one in pairs if min(_pixels(student, one.student), _pixels(teacher, one.teacher)) >= pixels]
     if not fit or (given is not None and len(fit) < len(pairs)):
@@ -63,7 +63,7 @@ def pair_last(student: Outputs, teacher: Outputs | None, given: Mapping[str, str
 
 def pair_embeddings(student: Outputs, teacher: Outputs | None, given: Mapping[str, str] | None) -> Pair:
     """What both classifiers are given, or the one pair of `given`."""
-    teacher = _answered(teacher)
+    teacher = needed(teacher)
     return _only(_told(student, teacher, {EMBEDDING: EMBEDDING} if given is None else given))
 
 
@@ -74,7 +74,7 @@ def shapes(outputs: Outputs) -> str:
 
 def both(student: Outputs, teacher: Outputs | None, pair: Pair) -> tuple[Tensor, Tensor]:
     """The two features of a pair."""
-    return student.features[pair.student], _answered(teacher).features[pair.teacher]
+    return student.features[pair.student], needed(teacher).features[pair.teacher]
 
 
 def _only(pairs: Sequence[Pair]) -> Pair:
@@ -90,11 +90,12 @@ def _told(student: Outputs, teacher: Outputs, given: Mapping[str, str]) -> list[
     for role, outputs, taps in (("student", student, given.keys()), ("teacher", teacher, given.values())):
         for tap in taps:
             if tap not in outputs.features:
-                raise UsageError(f"tap {tap!r} is not in the {role}; it has {', '.join(outputs.features)}")
+                raise UsageError(f"tap {tap!r} is not in the {role}; it has {shapes(outputs)}")
     return [Pair(*one) for one in given.items()]
 
 
-def _answered(teacher: Outputs | None) -> Outputs:
+def needed(teacher: Outputs | None) -> Outputs:
+    """The teacher's answer, for a term that cannot do without."""
     if teacher is None:
         raise TypeError("this loss term needs a teacher, and none was given")
     return teacher

@@ -148,7 +148,8 @@ class Bar:
 
     def epoch(self, report: Report, validation: dict[str, float]) -> None:
         """The line of a finished epoch: in the log always, on screen where there is no bar."""
-        told = {**report.metrics, **{f"val {key}": validation[key] for key in ("accuracy", "nll") if key in validation}}
+        told = {key: value for key, value in report.metrics.items() if not key.startswith(("gradient/", "weight/"))}
+        told |= {f"val {key}": validation[key] for key in ("accuracy", "nll") if key in validation}
         if "accuracy" in validation:
             self.validation = f"  val {validation['accuracy']:.1%}"
         numbers = "  ".join(f"{key} {value:.4f}" for key, value in told.items())

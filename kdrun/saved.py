@@ -25,6 +25,9 @@ STAGES = ("train", "distill", "evaluate")  # those that a saved config can have
 LARGEST_SIDE, MOST_CLASSES, MOST_VALUES = 5000, 100_000, 2**26  # of what a model takes and answers
 SIZES = {"channels": 1, "size": 1, "network_channels": 1}
 SIZE_LIMITS = {"channels": [1, 1024], "size": [1, LARGEST_SIDE], "network_channels": [1, 1024]}
+PROJECTOR: Plain = {"known": 1, "wanted": 1, "reduction": 1, "pixels": 1, "rectified": False}
+PROJECTOR["limits"] = {"known": [1, 100_000], "wanted": [1, 100_000], "reduction": [1, 64], "pixels": [1, LARGEST_SIDE]}
+REUSED: Plain = {"student": {}, "tap": "", "projector": PROJECTOR}
 SPEC = ("kind", "options", "classes", "channels", "size", "network_channels", "mean", "std")
 
 
@@ -51,13 +54,33 @@ def checked_spec(spec: Any, path: Path) -> Plain:
     where = f"model file {brief(path)}"
     if not isinstance(spec, dict) or any(key not in spec for key in SPEC) or not isinstance(spec["options"], dict):
         raise UsageError(f"{where}: its spec must have {', '.join(SPEC)}")
-    if not (lookup.PLUGINS and spec["kind"] in lookup.names("models")):
-        schema = _Schemas((conf_dir(),), where).option("model", {"kind": spec["kind"]}, "spec")
-        _refuse(where, violations(spec["options"], {**schema, "kind": None}, "options."))
+    reused = spec["kind"] == "reused"  # no option of the group model: see kdrun/models/reused.py
+    _refuse(where, _wrong_reuse(spec["options"], where) if reused else _wrong_options(spec, where))
     sizes = {key: spec[key] for key in SIZES}
     _refuse(where, violations(sizes, {**SIZES, "limits": SIZE_LIMITS}))
     _refuse(where, _wrong_spec(spec))
     return spec
+
+
+def _wrong_options(spec: Plain, where: str) -> Iterator[str]:
+    if not (lookup.PLUGINS and spec["kind"] in lookup.names("models")):
+        schema = _Schemas((conf_dir(),), where).option("model", {"kind": spec["kind"]}, "spec")
+        yield from violations(spec["options"], {**schema, "kind": None}, "options.")
+
+
+def _wrong_reuse(options: Plain, where: str) -> Iterator[str]:
+    """The options of a student with its teacher's classifier: those of the student's own network are within them."""
+    parts = {"options": REUSED, "options.student": {"kind": "", "options": {}}, "options.projector": PROJECTOR}
+    found: Plain = {"options": options, **{f"options.{key}": options.get(key) for key in ("student", "projector")}}
+    wrong = [
+        f"{name}: must have {', '.join(sorted(wanted.keys() - {'limits'}))}"
+        for name, wanted in parts.items()
+        if not isinstance(found[name], dict) or found[name].keys() != wanted.keys() - {"limits"}
+    ]
+    yield from wrong
+    if not wrong:
+        yield from violations({**options, "student": {}}, REUSED, "options.")
+        yield from _wrong_options(options["student"], where)
 
 
 def _wrong_spec(spec: Plain) -> Iterator[str]:

@@ -1,8 +1,12 @@
-"""How fast kdrun is, against loops written by hand in this file: ratios in one run, on a machine with no other work.
+"""How fast kdrun is, against torchdistill and against loops written by hand: ratios in one run.
 
-Each row alternates its two sides, discards rounds that other processes disturbed, and gives medians.
+Every side of a comparison is a process of its own (`bench_jobs.py`, `bench_peer.py`), so that nothing of one is left to
+the other. A round runs all sides once; rounds that other processes disturbed are made again; figures are medians.
 
-    python scripts/bench.py [--rounds 5] [--steps 100] [--only 'stored*' …] [--json FILE] [--write]
+    python scripts/bench.py [--rounds 5] [--steps 100] [--only '32 px*' …] [--json FILE] [--write]
+
+torchdistill is installed from the package index into an environment of its own, `--peer` (made when it is not there).
+Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -17,298 +21,301 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
-
-from kdrun import assembly
-from kdrun.config import stage_config
-from kdrun.datasets.raw import Labelled, Raw
-from kdrun.datasets.split import Data, split
-from kdrun.engine import fit
-from kdrun.models.building import Model, build
-from kdrun.records.run import About, Run
-from kdrun.records.state import StateFiles
-from kdrun.stages.optimise import Course
-from kdrun.stages.teacher import Source, Taught
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
-PAIRS = {"resnet56 → resnet20": ("resnet56", "resnet20"), "wrn_40_2 → wrn_16_2": ("wrn_40_2", "wrn_16_2")}
-BATCH, SIDE, CLASSES, SAMPLES = 64, 32, 100, 6400
-DISTURBED = 0.15  # of a processor, taken by other processes
+JOBS, PEER = (str(ROOT / "scripts" / name) for name in ("bench_jobs.py", "bench_peer.py"))
+DISTURBED = 0.15  # of the machine's processors, taken by other processes
+SWEEP = 8  # jobs
+SMALL = [("resnet56", "resnet20"), ("wrn_40_2", "wrn_16_2")]
+LARGE = [("resnet152", "mobilenet_v2"), ("resnet152", "mobilenet_v3_small")]
+OWN_NAMES = {"mobilenet_v2": "mobilenet"}
+Figures = dict[str, float]
 
 
 @dataclass
 class Row:
-    """A measured ratio: `ours` and `theirs` are medians in `unit`; `goal` is the most the ratio may be."""
+    """A ratio: of times (at most `goal`), or of speeds (at least)."""
 
     what: str
     ours: float
     theirs: float
     unit: str
-    goal: float | None
-    rounds: int
+    goal: float
+    faster: bool = False  # is the ratio how many times faster we are?
+    half: bool = False  # is the goal for machines that compute bf16 in hardware?
+    rounds: int = 0
 
     @property
     def ratio(self) -> float:
-        return self.ours / self.theirs
+        return self.theirs / self.ours if self.faster else self.ours / self.theirs
+
+    @property
+    def verdict(self) -> str:
+        met = self.ratio >= self.goal if self.faster else self.ratio <= self.goal
+        return "met" if met else "needs bf16 hardware" if self.half and not bf16() else "missed"
+
+
+@dataclass
+class Bench:
+    """What is measured how often, by which Python."""
+
+    peer: Path
+    rounds: int
+    only: list[str]
+    measured: dict[str, list[dict[str, Figures]]] = field(default_factory=dict)
+
+    def wants(self, group: str) -> bool:
+        return any(fnmatch.fnmatch(group, pattern) for pattern in self.only)
+
+    def run(self, group: str, sides: dict[str, list[str]]) -> dict[str, Figures]:
+        """The medians of every side, over rounds in which each ran once."""
+        rounds: list[dict[str, Figures]] = []
+        for attempt in range(2 * self.rounds):
+            before, begin = others(), time.monotonic()
+            found = {name: self._job(words) for name, words in sides.items()}
+            share = (others() - before) / (time.monotonic() - begin) / (os.cpu_count() or 1)
+            told = {name: {key: float(f"{value:.4g}") for key, value in one.items()} for name, one in found.items()}
+            print(f"{group}, attempt {attempt + 1}: others had {share:.0%}; {told}", file=sys.stderr, flush=True)
+            if share < DISTURBED:
+                rounds.append(found)
+            if len(rounds) == self.rounds:
+                break
+        if not rounds:
+            raise SystemExit(f"{group}: other processes disturbed every round; run this on a machine that is idle")
+        self.measured[group] = rounds
+        return {name: {key: median(one[name][key] for one in rounds) for key in rounds[0][name]} for name in sides} | {
+            "rounds": {"count": len(rounds)}
+        }
+
+    def _job(self, words: list[str]) -> Figures:
+        python = self.peer / "bin" / "python" if words[0] == PEER else Path(sys.executable)
+        answer = subprocess.run([str(python), *words], capture_output=True, text=True, check=False)
+        if answer.returncode:
+            raise SystemExit(f"{' '.join(words)}: {answer.stderr[-2000:]}")
+        figures: Figures = json.loads(answer.stdout.splitlines()[-1])
+        return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100, help="of a training, in each round")
-    parser.add_argument("--only", nargs="*", default=["*"], help="patterns of rows")
+    parser.add_argument("--steps", type=int, default=100, help="of each training at 32 px; a tenth of it at 224 px")
+    parser.add_argument("--only", nargs="*", default=["*"], help="patterns of groups: 'start', '32 px, wrn*', …")
+    parser.add_argument("--peer", type=Path, default=ROOT / ".venv-torchdistill")
+    parser.add_argument("--compile", action="store_true", help="compiled trainings too (a minute more for each)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
-    rows = list(all_rows(options.rounds, options.steps, options.only))
-    text = f"{table(rows)}\n\n{footer(options)}"
+    install(options.peer)
+    bench = Bench(options.peer, options.rounds, options.only)
+    rows = list(all_rows(bench, options))
+    text = f"{table(rows)}\n\n{footer(bench, options)}"
     print(text)
     if options.json:
-        options.json.write_text(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=2) + "\n")
+        kept = {"rows": [{**asdict(row), "ratio": row.ratio} for row in rows], "rounds": bench.measured}
+        options.json.write_text(json.dumps(kept, indent=1) + "\n")
     if options.write:
         marked = re.compile("(<!-- figures -->\n).*(<!-- /figures -->)", re.DOTALL)
         PAGE.write_text(marked.sub(lambda found: f"{found[1]}{text}\n{found[2]}", PAGE.read_text()))
 
 
-def all_rows(rounds: int, steps: int, only: list[str]) -> Iterator[Row]:
-    def wanted(what: str) -> bool:
-        return any(fnmatch.fnmatch(what, pattern) for pattern in only)
-
-    for what, words, goal in STARTS:
-        if wanted(what):
-            yield Row(what, median(seconds(words) for _ in range(max(rounds, 10))), 1.0, "s", goal, max(rounds, 10))
-    for pair, names in PAIRS.items():
-        setting = Setting(*names)
-        sides: dict[str, tuple[Callable[[], float], Callable[[], float], float]] = {
-            f"stored, {pair}: step over the bare student's": (
-                lambda s=setting: s.kdrun("stored", steps),  # type: ignore[misc]
-                lambda s=setting: s.bare(steps, with_teacher=False),  # type: ignore[misc]
-                1.03,
-            ),
-            f"cold fp32, {pair}: step over bare teacher + student": (
-                lambda s=setting: s.kdrun("live", steps),  # type: ignore[misc]
-                lambda s=setting: s.bare(steps, with_teacher=True),  # type: ignore[misc]
-                1.03,
-            ),
-        }
-        for what, (ours, theirs, goal) in sides.items():
-            if wanted(what):
-                yield compared(what, ours, theirs, goal, rounds, "s/step")
-        what = f"checkpoints, {pair}: epoch with over without"
-        if wanted(what):
-            yield compared(
-                what, lambda s=setting: s.epoch("auto"), lambda s=setting: s.epoch(10**5), 1.01, rounds, "s/epoch"
-            )  # type: ignore[misc]
-    what = "input: views of a batch over a 2-worker DataLoader"
-    if wanted(what):
-        yield compared(what, input_ours, input_theirs, 1 / 6, rounds, "s/batch")
+def install(peer: Path) -> None:
+    """torchdistill with the torch that kdrun has."""
+    if (peer / "bin" / "python").exists():
+        return
+    subprocess.run([sys.executable, "-m", "venv", str(peer)], check=True)
+    wanted = ["torchdistill", *(f"{name}=={version(name).split('+')[0]}" for name in ("torch", "torchvision"))]
+    subprocess.run([str(peer / "bin" / "pip"), "install", "--quiet", *wanted], check=True)
 
 
-STARTS = (
-    ("start: kdrun --help", ["--help"], 0.06),
-    ("start: kdrun distill --cfg job", ["distill", "--cfg", "job"], 0.4),
-    ("start: a config error", ["distill", "optimiser.lr=1"], 1.0),
-)
+def all_rows(bench: Bench, options: argparse.Namespace) -> Iterator[Row]:
+    if bench.wants("start"):
+        yield from start_rows(max(options.rounds, 11))
+    for teacher, student in SMALL:
+        group = f"32 px, {teacher} → {student}"
+        if bench.wants(group):
+            yield from small_rows(bench, group, (teacher, student), options)
+    for teacher, student in LARGE:
+        group = f"224 px, {teacher} → {student}"
+        if bench.wants(group):
+            yield from large_rows(bench, group, (teacher, student), options.steps // 10)
+    if bench.wants("launch"):
+        yield from launch_rows(bench)
+    if bench.wants("checkpoints"):
+        sides = {every: [JOBS, "epochs", *SMALL[0], "--every", every, "--steps", "60"] for every in ("auto", "1000000")}
+        found = bench.run("checkpoints", sides)
+        times = [found[every]["epoch"] for every in sides]
+        yield Row("checkpoints: epoch with over without", *times, "s/epoch", 1.01, rounds=count(found))  # type: ignore[misc]
+    if bench.wants("input"):
+        found = bench.run("input", {name: [JOBS, name] for name in ("input", "loader")})
+        ours, theirs = found["input"]["step"], found["loader"]["step"]
+        yield Row(
+            "input: views, over a 2-worker DataLoader", ours, theirs, "s/batch", 6, faster=True, rounds=count(found)
+        )
 
 
-def seconds(words: list[str]) -> float:
-    begin = time.perf_counter()
-    subprocess.run([str(Path(sys.executable).with_name("kdrun")), *words], capture_output=True, check=False)
-    return time.perf_counter() - begin
+def start_rows(rounds: int) -> Iterator[Row]:
+    command = str(Path(sys.executable).with_name("kdrun"))
+    for what, words, goal in (
+        ("start: kdrun --help", ["--help"], 0.06),
+        ("start: kdrun distill --cfg job", ["distill", "--cfg", "job"], 0.4),
+        ("start: a config error", ["distill", "optimiser.lr=1"], 1.0),
+    ):
+        times = []
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            subprocess.run([command, *words], capture_output=True, check=False)
+            times.append(time.perf_counter() - begin)
+        yield Row(what, median(times), 1.0, "s", goal, rounds=rounds)
 
 
-def compared(
-    what: str, ours: Callable[[], float], theirs: Callable[[], float], goal: float, rounds: int, unit: str
-) -> Row:
-    """A and B alternated, after one of each to warm up; the median of each over the rounds that nobody disturbed."""
-    ours(), theirs()
-    kept: list[tuple[float, float]] = []
-    for _ in range(3 * rounds):
-        before = others()
-        begin = time.monotonic()
-        pair = (ours(), theirs())
-        if (others() - before) / (time.monotonic() - begin) < DISTURBED:
-            kept.append(pair)
-        if len(kept) == rounds:
-            break
-    print(f"{what}: {kept}", file=sys.stderr, flush=True)
-    if not kept:
-        return Row(what, float("nan"), 1.0, unit, goal, 0)
-    return Row(what, median(a for a, _ in kept), median(b for _, b in kept), unit, goal, len(kept))
+def small_rows(bench: Bench, group: str, pair: tuple[str, str], options: argparse.Namespace) -> Iterator[Row]:
+    steps = ["--steps", str(options.steps)]
+    sides = {
+        "torchdistill": [PEER, *pair, *steps],
+        "auto": [JOBS, "kdrun", *pair, "--precision", "auto", *steps],
+        "strict": [JOBS, "kdrun", *pair, *steps],
+        "bare": [JOBS, "bare", *pair, *steps],
+        "stored": [JOBS, "kdrun", *pair, "--how", "stored", "--precision", "auto", *steps],
+        "bare student": [JOBS, "bare", *pair, "--how", "none", "--precision", "auto", *steps],
+    }
+    compiled = [*sides["auto"], "--compile"], [*sides["strict"], "--compile"]
+    sides |= {"auto compiled": compiled[0], "strict compiled": compiled[1]} if options.compile else {}
+    found = bench.run(group, sides)
+    peer, n = found["torchdistill"]["step"], count(found)
+
+    def row(what: str, ours: str, theirs: float, goal: float, **more: bool) -> Row:
+        return Row(f"{group}: {what}", found[ours]["step"], theirs, "s/step", goal, rounds=n, **more)
+
+    yield row("cold, over torchdistill", "auto", peer, 3.0, faster=True, half=True)
+    yield row("strict fp32, over torchdistill", "strict", peer, 1.2, faster=True)
+    if options.compile:
+        yield row("cold compiled, over torchdistill", "auto compiled", peer, 3.5, faster=True, half=True)
+        yield row("strict fp32 compiled, over torchdistill", "strict compiled", peer, 1.5, faster=True)
+    yield row("cold, step over bare teacher + student", "strict", found["bare"]["step"], 1.03)
+    yield row("stored, step over bare student", "stored", found["bare student"]["step"], 1.03)
+    yield sweep_row(group, found, options.steps, 64, 4, n)
+
+
+def large_rows(bench: Bench, group: str, pair: tuple[str, str], steps: int) -> Iterator[Row]:
+    more = ["--size", "224", "--batch", "16", "--steps", str(steps)]
+    own = [pair[0], OWN_NAMES.get(pair[1], pair[1])]
+    sides = {
+        "torchdistill": [PEER, *pair, *more],
+        "auto": [JOBS, "kdrun", *own, "--precision", "auto", *more],
+        "stored": [JOBS, "kdrun", *own, "--how", "stored", "--precision", "auto", *more],
+        "bare": [JOBS, "bare", *own, "--precision", "auto", *more],
+        "bare student": [JOBS, "bare", *own, "--how", "none", "--precision", "auto", *more],
+    }
+    found = bench.run(group, sides)
+    peer, n = found["torchdistill"]["step"], count(found)
+
+    def row(what: str, ours: str, theirs: float, goal: float, **flags: bool) -> Row:
+        return Row(f"{group}: {what}", found[ours]["step"], theirs, "s/step", goal, rounds=n, **flags)
+
+    if pair == LARGE[0]:
+        yield row("cold, over torchdistill", "auto", peer, 3.3, faster=True, half=True)
+        yield row("stored, over torchdistill", "stored", peer, 5.0, faster=True, half=True)
+        memory = [found[side]["memory"] / 2**20 for side in ("auto", "bare")]
+        yield Row(f"{group}: peak memory over the bare loop's", *memory, "MiB", 1.1, rounds=n)  # type: ignore[misc]
+    yield row("cold, step over bare teacher + student", "auto", found["bare"]["step"], 1.03)
+    yield row("stored, step over bare student", "stored", found["bare student"]["step"], 1.05)
+    yield sweep_row(group, found, steps, 16, 5 if pair == LARGE[0] else 12, n)
+
+
+def sweep_row(group: str, found: dict[str, Figures], steps: int, batch: int, goal: float, rounds: int) -> Row:
+    """Eight jobs of `steps` steps that share a store of as many samples, against eight of the peer: from the parts."""
+    ours = found["stored"]["fill"] * steps * batch + SWEEP * steps * found["stored"]["step"]
+    theirs = SWEEP * steps * found["torchdistill"]["step"]
+    what = f"{group}: sweep of {SWEEP} with its store filled, over {SWEEP} of torchdistill's (computed)"
+    return Row(what, ours, theirs, "s", goal, faster=True, half=True, rounds=rounds)
+
+
+def launch_rows(bench: Bench) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder))
+        own = [JOBS, "launch", *SMALL[0], "--folder", folder]
+        found = bench.run("launch", {"kdrun": own, "torchdistill": [PEER, *SMALL[0], "--steps", "1"]})
+    times = [found[side]["first"] for side in ("kdrun", "torchdistill")]
+    yield Row("launch to the first optimizer step, over torchdistill", *times, "s", 0.5, rounds=count(found))  # type: ignore[misc]
+
+
+def prepare(folder: Path) -> None:
+    """640 images in ten classes, and a teacher's weights."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from bench_jobs import Setting
+
+    random = np.random.default_rng(0)
+    for number in range(640):
+        path = folder / "images" / str(number % 10) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    given = argparse.Namespace(
+        teacher=SMALL[0][0], student=SMALL[0][1], size=32, batch=64, precision="fp32", compile=False
+    )
+    state = Setting(given).source.teacher.model.net.net.state_dict()
+    last = [name for name in state if name.startswith(("fc", "linear", "classifier"))]
+    torch.save({name: tensor[:10] if name in last else tensor for name, tensor in state.items()}, folder / "teacher.pt")
+
+
+def count(found: dict[str, Figures]) -> int:
+    return int(found["rounds"]["count"])
 
 
 def others() -> float:
-    """Seconds of processor time that processes other than this one have had since the system started."""
+    """Seconds of processor time that processes other than this one and its children have had since the start."""
     fields = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     busy = sum(fields) - fields[3] - fields[4]
     own = os.times()
     return busy / os.sysconf("SC_CLK_TCK") - (own.user + own.system + own.children_user + own.children_system)
 
 
-# ------------------------------------------------------------------------------------------------------- trainings
+def bf16() -> bool:
+    import torch
 
-
-def random_data() -> Data:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (SAMPLES, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
-    names = tuple(str(number) for number in range(CLASSES))
-    return split(Raw(names, Labelled(pixels, torch.arange(SAMPLES) % CLASSES)), 0.0, 0, None)
-
-
-class Setting:
-    """One pair of models on random images: kdrun's training and the same written by hand."""
-
-    def __init__(self, teacher: str, student: str) -> None:
-        words = [f"teacher={teacher}", f"student={student}", f"batch_size={BATCH}", "dataset=cifar100", "device=cpu"]
-        recipe = ["augment=[crop,flip]", "dataset.validation=0", "device.precision=fp32", "dataset.views=1"]
-        self.config = stage_config("distill", [*words, *recipe, "epochs=100", "loss.temperature=4", "loss.alpha=0.9"])
-        self.folder = tempfile.TemporaryDirectory()
-        self.config["output_dir"] = self.folder.name
-        self.data = random_data()
-        taught = {
-            key: value
-            for key, value in self.config["teacher"].items()
-            if key not in ("run", "outputs", "seed", "train")
-        }
-        self.teacher = build(assembly.model_spec(taught, self.data, self.config["dataset"]))
-
-    def student(self) -> Model:
-        return build(assembly.model_spec(self.config["model"], self.data, self.config["dataset"]))
-
-    def source(self) -> Source:
-        made = Taught(self.teacher, "f", "fp32", {})
-        return Source(self.config, self.data, made)
-
-    def kdrun(self, how: str, steps: int) -> float:
-        """Seconds per step of `fit`."""
-        source, student = self.source(), self.student()
-        answers = source.answers(how)
-        learner = assembly.learner(self.config, student, source.live.model, assembly.probe_images(self.data))
-        training = assembly.training(self.config, learner, "cpu", "fp32")
-        recipe = assembly.recipe(self.config, "cpu", "fp32")
-        loader = assembly.train_loader(self.config, self.data)
-        begin = time.perf_counter()
-        for report in fit(training, answers, loader, recipe):
-            if report.epoch * len(loader) + report.step >= steps:
-                return (time.perf_counter() - begin) / (report.epoch * len(loader) + report.step)
-        raise AssertionError("there are more steps in a hundred epochs")
-
-    def bare(self, steps: int, with_teacher: bool) -> float:
-        """Seconds per step of the shortest loop that does the same to images that lie ready."""
-        student, teacher = self.student().net.train(), self.teacher.net.eval()
-        optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, nesterov=True)
-        images, labels = self.data.train.pixels[:BATCH], self.data.train.targets[:BATCH]  # type: ignore[index]
-        answers = torch.randn(BATCH, CLASSES)
-        begin = time.perf_counter()
-        for _ in range(steps):
-            if with_teacher:
-                with torch.no_grad():
-                    answers = teacher(images)
-            loss = bare_loss(student(images), answers, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return (time.perf_counter() - begin) / steps
-
-    def epoch(self, every: int | str) -> float:
-        """Seconds of an epoch with its metrics and its checkpoint, teacher stored."""
-        config = {**self.config, "epochs": 2, "run_dir": None}
-        source, student = self.source(), self.student()
-        answers = source.answers("stored")
-        learner = assembly.learner(config, student, source.live.model, assembly.probe_images(self.data))
-        training = assembly.training(config, learner, "cpu", "fp32")
-        recipe, loader = assembly.recipe(config, "cpu", "fp32"), assembly.train_loader(config, self.data)
-        with Run.begin(About("train", "bench", config, "0" * 64, device={"kind": "cpu", "precision": "fp32"})) as run:
-            states = StateFiles(run.path / "checkpoints", every)
-            course = Course(run, states, config, training, self.data, recipe)
-            begin = time.perf_counter()
-            for report in fit(training, answers, loader, recipe):
-                if report.finished:
-                    course.measure(report, NoBar())  # type: ignore[arg-type]
-                    if states.due(report.epoch + 1):
-                        course.save()
-            return (time.perf_counter() - begin) / 2
-
-
-class NoBar:
-    def epoch(self, *_: Any) -> None:
-        return None
-
-
-def bare_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    log_student, target = F.log_softmax(student / 4, dim=1), F.softmax(teacher / 4, dim=1)
-    return 0.1 * F.cross_entropy(student, labels) + 0.9 * 16 * F.kl_div(log_student, target, reduction="batchmean")
-
-
-# ----------------------------------------------------------------------------------------------------------- input
-
-
-def input_ours() -> float:
-    data = random_data()
-    config = stage_config(
-        "distill", ["dataset=cifar100", "augment=[crop,flip]", "dataset.validation=0", f"batch_size={BATCH}"]
-    )
-    loader = assembly.train_loader(config, data)
-    begin = time.perf_counter()
-    count = sum(1 for _ in loader.epoch(0))
-    return (time.perf_counter() - begin) / count
-
-
-class Augmented(TensorDataset):
-    """What a loader of torchvision's does for one image."""
-
-    def __getitem__(self, index: int) -> Any:
-        from torchvision.transforms import v2
-
-        image, label = super().__getitem__(index)
-        return v2.functional.horizontal_flip(v2.RandomCrop(SIDE, padding=4)(image)), label
-
-
-def input_theirs() -> float:
-    data = random_data()
-    loader = DataLoader(Augmented(data.train.pixels, data.train.targets), batch_size=BATCH, shuffle=True, num_workers=2)  # type: ignore[arg-type]
-    begin = time.perf_counter()
-    count = sum(1 for _ in islice(loader, 50))
-    return (time.perf_counter() - begin) / count
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 # ---------------------------------------------------------------------------------------------------------- output
 
 
 def table(rows: list[Row]) -> str:
-    lines = ["| what | kdrun | bare | ratio | goal | rounds |", "|---|---|---|---|---|---|"]
+    lines = ["| what | kdrun | other | ratio | goal | | rounds |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         start = row.what.startswith("start")
-        bare = "" if start else f"{row.theirs:.4g} {row.unit}"
-        met = "" if row.goal is None else f"{row.goal:.3g}{'' if row.ratio <= row.goal else ' (missed)'}"
-        ratio = "" if start else f"{row.ratio:.3f}"
-        lines.append(f"| {row.what} | {row.ours:.4g} {row.unit} | {bare} | {ratio} | {met} | {row.rounds} |")
+        other = "" if start else f"{row.theirs:.4g} {row.unit}"
+        ratio = "" if start else f"{row.ratio:.3f}{'×' if row.faster else ''}"
+        goal = f"{'≥' if row.faster else '≤'} {row.goal:g}{'×' if row.faster else ''}{'*' if row.half else ''}"
+        cells = [row.what, f"{row.ours:.4g} {row.unit}", other, ratio, goal, row.verdict, str(row.rounds)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def footer(options: argparse.Namespace) -> str:
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "",
-    )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("kdrun", "torch"))
+def footer(bench: Bench, options: argparse.Namespace) -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+    import torch
+
+    asked = [str(bench.peer / "bin" / "python"), "-c", "import torchdistill; print(torchdistill.__version__)"]
+    peer = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    packages = ", ".join(f"{name} {version(name)}" for name in ("kdrun", "torch", "torchvision"))
     return (
-        f"{date.today()}, {packages}, Python {platform.python_version()}, {cpu}, {torch.get_num_threads()} threads, "
-        f"{torch.backends.cpu.get_cpu_capability()}; medians of up to {options.rounds} undisturbed rounds of "
-        f"{options.steps} steps, batch {BATCH}, {SIDE} px. Made by `scripts/bench.py`."
+        f"{date.today()}, {packages}, torchdistill {peer}, Python {platform.python_version()}, {processor}, "
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, bf16 in hardware: "
+        f"{'yes' if bf16() else 'no'}. Medians of undisturbed rounds of {options.steps} steps at 32 px, batch 64, and "
+        f"{options.steps // 10} at 224 px, batch 16. A `×` is how many times faster; without it, how much "
+        "of the other's time or memory. \\* needs hardware that computes in bf16. Made by `scripts/bench.py`."
     )
 
 

@@ -18,6 +18,11 @@ from kdrun.errors import KdrunError, UsageError
 TIMEOUT = 20  # seconds without an answer
 
 
+def cache_folder() -> Path:
+    """Where a user's caches are."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdrun"
+
+
 @dataclass(frozen=True)
 class Known:
     """One file: where it lies in the data folder, the checksums accepted (sha256 or MD5), where it can be had."""

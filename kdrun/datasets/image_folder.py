@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from kdrun.datasets.decoded import decoded
 from kdrun.datasets.raw import Files, Labelled, Pixels, Raw
 from kdrun.errors import UsageError
 
@@ -18,7 +20,8 @@ def read(
     path: str | None,
     resize: int,
     size: int,
-    memory_gb: float,
+    cache: str,
+    cache_gb: float,
     workers: int,
     names: tuple[str, ...] = ("train", "val", "test"),
 ) -> Raw:
@@ -36,23 +39,31 @@ def read(
     classes = tuple(sorted(child.name for child in parts["train"].iterdir() if child.is_dir()))
     if len(classes) < 2:
         raise UsageError(f"{parts['train']} has {len(classes)} class folders; at least 2 are needed, one per class")
-    found = {name: labelled(part, classes, resize, size, memory_gb) for name, part in parts.items()}
+    found = {}
+    for name, part in parts.items():
+        files, targets = images(part, classes, resize, size)
+        found[name] = Labelled(kept(files, cache, cache_gb), targets)
     return Raw(classes, found["train"], test=found.get("test"), validation=found.get("val"))
 
 
-def labelled(root: Path, classes: tuple[str, ...], resize: int, size: int, memory_gb: float) -> Labelled:
-    """The images below `root` in order of class and name; decoded into memory when they fit."""
+def kept(files: Files, cache: str, cache_gb: float) -> Pixels:
+    """The images decoded, on disk or in memory, when they are wanted so and fit; else the files, to be streamed."""
+    pixels = len(files) * 3 * files.size * files.size
+    if cache == "none" or pixels > cache_gb * 2**30:
+        return files
+    return decoded(files) if cache == "disk" else files.decode_all(torch.empty(files.shape, dtype=torch.uint8))
+
+
+def images(root: Path, classes: tuple[str, ...], resize: int, size: int) -> tuple[Files, Tensor]:
+    """The images below `root` in order of class and name, and their classes."""
     strangers = sorted(child.name for child in root.iterdir() if child.is_dir() and child.name not in classes)
     if strangers:
         raise UsageError(f"{root} has a class {strangers[0]!r} that the training folder does not have")
     paths, targets = [], []
     for number, name in enumerate(classes):
-        images = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in ENDINGS)
-        if not images:
+        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in ENDINGS)
+        if not found:
             raise UsageError(f"class folder {root / name} has no images; endings read: {', '.join(sorted(ENDINGS))}")
-        paths += images
-        targets += [number] * len(images)
-    files = Files(paths, resize, size)
-    fits = len(paths) * 3 * size * size <= memory_gb * 2**30
-    pixels: Pixels = files.decode_all() if fits else files
-    return Labelled(pixels, torch.tensor(targets))
+        paths += found
+        targets += [number] * len(found)
+    return Files(paths, resize, size), torch.tensor(targets)

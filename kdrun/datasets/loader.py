@@ -59,7 +59,7 @@ class TrainLoader:
 
     def _batches(self, batches: Sequence[Tensor], view: int) -> Iterator[Batch]:
         for rows, images in zip(batches, fetch(self.split.pixels, batches, self.workers), strict=True):
-            inputs, targets = self.views(rows, images.to(rows.device), view=view)
+            inputs, targets = self.views(rows, images.to(rows.device, non_blocking=True), view=view)
             yield Batch(inputs, targets, rows, view=view)
 
     def _order(self, epoch: int) -> Tensor:
@@ -86,7 +86,7 @@ class PlainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for rows, images in zip(self.batches, fetch(self.split.pixels, self.batches, self.workers), strict=True):
-            yield Batch(images.to(rows.device), self.split.targets[rows], rows)
+            yield Batch(images.to(rows.device, non_blocking=True), self.split.targets[rows], rows)
 
 
 def chunks(order: Tensor, size: int) -> list[Tensor]:
@@ -98,7 +98,11 @@ def chunks(order: Tensor, size: int) -> list[Tensor]:
 
 
 def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[Tensor]:
-    """The images of each batch: rows of a tensor, or files decoded ahead by worker processes."""
+    """The images of each batch, where the pixels are: rows of a tensor, or files decoded ahead by worker processes.
+
+    On the way to CUDA they lie in pinned memory, so that the copy runs beside the computation.
+    """
+    pinned = any(batch.device.type == "cuda" for batch in batches)
     if isinstance(pixels, Files):
         rows: Dataset[Any] = _Decoded(pixels, [batch.cpu() for batch in batches])
         own = (
@@ -109,6 +113,7 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
                 rows,
                 batch_size=None,
                 num_workers=workers,
+                pin_memory=pinned,
                 generator=own,
                 worker_init_fn=stopping.linger,
                 multiprocessing_context=_context(workers),
@@ -127,7 +132,8 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
             ) from error
     else:
         for batch in batches:
-            yield pixels[batch]
+            taken = pixels[batch.to(pixels.device)]
+            yield taken.pin_memory() if pinned and not taken.is_cuda else taken
 
 
 def _context(workers: int) -> str | None:

@@ -39,9 +39,8 @@ class Files:
             reason = " ".join(str(error).split())
             raise KdrunError(f"image {self.paths[row]} (row {row}) cannot be read: {reason}") from error
 
-    def decode_all(self, threads: int = 4) -> Tensor:
-        """Every image in memory, `(N, 3, size, size)` uint8."""
-        pixels = torch.empty(self.shape, dtype=torch.uint8)
+    def decode_all(self, pixels: Tensor, threads: int = 4) -> Tensor:
+        """Every image, written into `pixels` `(N, 3, size, size)` uint8."""
         with ThreadPoolExecutor(threads) as pool:
             for row, image in enumerate(pool.map(self.decode, range(len(self)))):
                 pixels[row] = image

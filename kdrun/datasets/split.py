@@ -27,9 +27,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.index)
 
-    def to(self, device: str) -> Split:
-        """With pixels, labels and index on the device; files stay on disk."""
-        pixels = self.pixels if isinstance(self.pixels, Files) else self.pixels.to(device)
+    def to(self, device: str, room: float = float("inf")) -> Split:
+        """With labels and index on the device, and with pixels of at most `room` bytes; files stay files."""
+        pixels = self.pixels
+        if not isinstance(pixels, Files) and pixels.nbytes <= room:
+            pixels = pixels.to(device)
         return Split(pixels, self.targets.to(device), self.index.to(device))
 
 

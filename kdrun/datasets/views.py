@@ -63,4 +63,5 @@ class Views:
         if isinstance(self.train.pixels, Files):
             return index.roll(1), images.roll(1, dims=0)
         partner = self.train.index[draw.below("partner", len(self.train))]
-        return partner, self._alone(partner, self.train.pixels[partner], view)
+        pixels = self.train.pixels[partner.to(self.train.pixels.device)].to(partner.device)
+        return partner, self._alone(partner, pixels, view)

@@ -5,7 +5,7 @@ first not at all and then, by a cosine, fully. One temperature for all samples: 
 a network that gives each sample its own is not here. A parameter of the term: optimised and saved with the student.
 
 Default: between 1 and 21, beginning at 15.6; the reversal is full after 10 of 240 epochs; weight 0.9 beside a task
-weight of 0.1; tuned on CIFAR-100.
+weight of 0.1: the authors' script for resnet56 → resnet20 on CIFAR-100.
 """
 
 from __future__ import annotations

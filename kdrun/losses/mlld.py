@@ -3,9 +3,11 @@
 Three levels, each at several temperatures: the probabilities of a sample (`kd`), the similarities of the samples of a
 batch (Gram matrix B × B), and those of the classes (C × C).
 
-Default: temperatures 2 to 6, each part 1, tuned on CIFAR-100. The paper shows each sample in a weak and a strong
-view; a term runs no model, so it has the one view that teacher and student were shown, of the strength of `augment`.
-The authors' code also leaves samples and classes out by the teacher's confidence; their formulas and this file do not.
+Default: temperatures 2 to 6, as in code built on the authors', which trains for 480 epochs at half the usual rate; the
+parts of the sum unweighted, task weight 1. The paper shows each sample in a weak and a strong view; a term runs no
+model, so it has the one view that teacher and student were shown, of the strength of `augment`. That code also has
+masks of the less certain half of samples and classes; since it multiplies them with losses that are averages already,
+they halve these and leave nobody out. Here there are none.
 """
 
 from __future__ import annotations

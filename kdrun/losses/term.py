@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from kdrun.models.building import Model
 from kdrun.types import Batch, Outputs
+
+
+class Deployed(NamedTuple):
+    """What is shipped instead of the student: a model with its own spec, and where its taps are."""
+
+    model: Model
+    taps: Mapping[str, str]
 
 
 class Term(nn.Module):
@@ -21,12 +30,27 @@ class Term(nn.Module):
     features: bool = False  # does it read what is tapped inside the models? Then both are tapped before `build`
     smallest_batch: int = 1  # fewer samples than this have no such loss
     courses: Mapping[str, Callable[[float], float]] = {}  # options that change while training, as functions of `done`
+    first: float = 0.0  # the share of the training at its begin in which this term is alone: its first phase
+    stays: bool = True  # does it count after that phase?
+
+    def remember(self, index: Tensor, targets: Tensor) -> None:
+        """Called once, before `build`: the numbers of all training samples `(n,)`, and their targets.
+
+        For a term that keeps something of every sample.
+        """
 
     def build(self, student_probe: Outputs, teacher_probe: Outputs | None, teacher: nn.Module | None) -> None:
         """Called once, with both models' outputs on one small batch: make adapters, refuse what does not fit.
 
         Raises `UsageError` with one line that names what was given and what would work.
         """
+
+    def deployed(self, student: Model, taps: Mapping[str, str]) -> Deployed | None:
+        """Called once after `build`: what is shipped when that is more than the student, whose taps are `taps`.
+
+        It takes the student's place at once: what is trained, measured, counted and saved is what is shipped.
+        """
+        return None
 
     def progress(self, done: float) -> None:
         """Called before every step with the share of the training that is done, `0 <= done < 1`.

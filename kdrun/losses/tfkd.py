@@ -5,7 +5,8 @@ rest equally to the others. Needs labels; a real teacher, where there is one, is
 
 Default: correct 0.99, temperature 20, weight 0.1 beside a task weight of 0.9, tuned on CIFAR-100. Both sides are
 softened, as in the paper, and T² is there as in every term of kdrun. The authors' code softens the virtual teacher's
-probabilities as if they were logits, which makes them nearly uniform, does not soften the student, and divides by C.
+probabilities as if they were logits, which makes them nearly uniform, does not soften the student, divides by C, and
+multiplies by a factor of its own for each model: these defaults are those for ResNet-18, where the factor is C.
 """
 
 from __future__ import annotations

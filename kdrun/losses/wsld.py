@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdrun.losses.kd import weighted_kd_loss
 from kdrun.losses.term import Term, labels, teacher_logits
 from kdrun.types import Batch, Outputs
 
@@ -24,13 +25,6 @@ def sample_weights(student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
         return -torch.expm1(-of_student / (of_teacher + 1e-7))
 
 
-def wsld_loss(student: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """`T² · mean_b weights[b] · KL(p_t[b] ‖ p_s[b])`; logits `(B, C)`, weights `(B,)`."""
-    log_student, log_teacher = (F.log_softmax(z / temperature, dim=1) for z in (student, teacher))
-    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
-    return temperature**2 * (weights * divergence).mean()
-
-
 class WSLD(Term):
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
@@ -38,4 +32,4 @@ class WSLD(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         pair = student.logits, teacher_logits(teacher)
-        return wsld_loss(*pair, sample_weights(*pair, labels(batch)), self.temperature)
+        return weighted_kd_loss(*pair, self.temperature, sample_weights(*pair, labels(batch)))

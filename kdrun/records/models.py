@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdrun.errors import UsageError
-from kdrun.models.building import Model, build
+from kdrun.models.building import Model, build, outline
 from kdrun.records import checkpoints
 from kdrun.records.run import completed
 from kdrun.saved import checked_spec
@@ -37,11 +37,9 @@ def load_model(path: Path) -> Model:
     if "spec" not in content or not isinstance(content.get("state_dict"), dict):
         raise UsageError(f"{path} is a checkpoint of kdrun's, but not a model; use checkpoints/model.pt of a run")
     spec, state = checked_spec(content["spec"], path), content["state_dict"]
-    with torch.device("meta"):  # a network takes no memory before its weights are known to be those of the file
-        wanted = build(spec).net.net.state_dict()
-    if not all(isinstance(value, Tensor) and value.is_contiguous() for value in state.values()) or (
-        {key: value.shape for key, value in wanted.items()} != {key: value.shape for key, value in state.items()}
-    ):
+    wanted = outline(spec)  # a network takes no memory before its weights are known to be those of the file
+    sound = all(isinstance(value, Tensor) and value.is_contiguous() for value in state.values())
+    if not sound or wanted != {key: value.shape for key, value in state.items()}:
         raise UsageError(f"model file {path}: its weights are not those of the network it describes")
     model = build(spec)
     model.net.net.load_state_dict(state)

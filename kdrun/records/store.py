@@ -1,7 +1,9 @@
 """What teachers answer, kept on disk: for each key a folder, and in it a file per view.
 
 A file is the raw logits `(samples, classes)` of one view, before temperature, in ascending order of the samples, and
-ends in the sha256 of what is before it. It is memory-mapped, so that all runs of a machine share it.
+ends in the sha256 of what is before it. With many classes it may be the k highest of each (see `kdrun.topk`):
+which classes `(samples, k)`, then the values `(samples, k + 1)`. Features `(samples, D)` follow where a loss
+reads them. It is memory-mapped, so that all runs of a machine share it.
 """
 
 from __future__ import annotations
@@ -21,9 +23,28 @@ from torch import Tensor
 from kdrun.errors import UsageError
 from kdrun.records.files import read_json, unwritable, write, write_json
 from kdrun.records.seal import TAIL, sealed, tail
+from kdrun.topk import TopK
+from kdrun.types import Outputs
 
 FORMAT = 1
 TYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class View:
+    """What a teacher answered for one view of all samples: `view[rows]` is `Outputs`, as of a model."""
+
+    logits: Tensor | TopK
+    features: Mapping[str, Tensor]
+
+    def __getitem__(self, rows: Tensor) -> Outputs:
+        return Outputs(self.logits[rows], {name: feature[rows] for name, feature in self.features.items()})
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """In the order in which a file has them."""
+        logits = [self.logits.index, self.logits.values] if isinstance(self.logits, TopK) else [self.logits]
+        return [*logits, *self.features.values()]
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,7 @@ class Store:
     @property
     def view_bytes(self) -> int:
         """Of one view."""
-        return self.shape[0] * self.shape[1] * TYPES[self.key["type"]].itemsize
+        return sum(count * kind.itemsize for count, kind in self._parts())
 
     def file(self, view: int) -> Path:
         return self.path / f"view-{view:05d}.bin"
@@ -51,24 +72,38 @@ class Store:
         """Those of the views that are not there, or not whole."""
         return [view for view in views if not is_whole(self.file(view))]
 
-    def write(self, view: int, logits: Tensor) -> None:
-        """Keep one view's outputs, `(samples, classes)`. Raises `KdrunError` when there is no room."""
-        assert tuple(logits.shape) == self.shape, f"{tuple(logits.shape)} is not {self.shape}"
+    def write(self, view: int, outputs: View) -> None:
+        """Keep one view's outputs. Raises `KdrunError` when there is no room."""
+        tensors, sizes = outputs.tensors, [count for count, _ in self._parts()]
+        assert [tensor.numel() for tensor in tensors] == sizes, f"{[t.shape for t in tensors]} is not {self.shape}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(self.path, 0, error) from error
         if not (self.path / "store.json").exists():
             write_json(self.path / "store.json", {"format": FORMAT, "shape": self.shape, "key": dict(self.key)})
-        values = logits.to(TYPES[self.key["type"]]).contiguous().cpu().numpy().tobytes()
-        write(self.file(view), sealed(values))
+        kinds = [kind for _, kind in self._parts()]
+        content = [t.to(kind).contiguous().cpu().numpy().tobytes() for t, kind in zip(tensors, kinds, strict=True)]
+        write(self.file(view), sealed(b"".join(content)))
 
-    def read(self, view: int) -> Tensor:
+    def read(self, view: int) -> View:
         """One view's outputs, mapped: read from disk as they are used."""
-        values = torch.from_file(
-            str(self.file(view)), size=self.shape[0] * self.shape[1], dtype=TYPES[self.key["type"]]
-        )
-        return values.view(self.shape)
+        whole = torch.from_file(str(self.file(view)), size=self.view_bytes, dtype=torch.uint8)
+        kinds = [kind for _, kind in self._parts()]
+        parts = whole.split([count * kind.itemsize for count, kind in self._parts()])
+        tensors = [part.view(kind).view(self.shape[0], -1) for part, kind in zip(parts, kinds, strict=True)]
+        count = len(tensors) - len(self.key["taps"])
+        logits = tensors[0] if count == 1 else TopK(tensors[1], tensors[0], self.shape[1])
+        return View(logits, dict(zip(self.key["taps"], tensors[count:], strict=True)))
+
+    def _parts(self) -> list[tuple[int, torch.dtype]]:
+        """How many numbers of which type a file has, one part behind another."""
+        (samples, classes), k, kind = self.shape, self.key["top_k"], TYPES[self.key["type"]]
+        features = [(samples * tap["width"], kind) for tap in self.key["taps"].values()]
+        if k is None:
+            return [(samples * classes, kind), *features]
+        narrow = kind == torch.float16 and classes < 2**15  # what is behind must begin at a multiple of its own width
+        return [(samples * k, torch.int16 if narrow else torch.int32), (samples * (k + 1), kind), *features]
 
     def used(self) -> None:
         """Note that it was, for `prune`."""

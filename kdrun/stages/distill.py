@@ -55,8 +55,12 @@ def distill(
     source = Source(config, resident, teacher)
     live = source.live
     probe = assembly.probe_images(resident)
-    learner = assembly.learner(config, student, live.model, probe)
+    learner = assembly.learner(config, student, live.model, probe, resident.train)
+    source.serve(learner, resident, probe)
+    student = learner.shipped or student
     parents = {"teacher": teacher.fingerprint, "teacher_precision": live.precision}
+    if teacher.top_k is not None:
+        parents["teacher_top_k"] = str(teacher.top_k)
     if origin is not None:
         parents["weights"] = origin.fingerprint
     known = fingerprint(identity(config, data.fingerprint, here.precision, parents))
@@ -96,7 +100,9 @@ def distill(
 def _refuse_misfit(config: Plain, data: Data, student: Model, device: str) -> None:
     """Raise `UsageError` when the loss does not fit the models, before a teacher is trained for it."""
     own = build(assembly.model_spec(teacher_training(config)["model"], data, config["dataset"]))
-    assembly.learner(config, student, own.tapped().to(device), assembly.probe_images(assembly.on_device(data, device)))
+    resident = assembly.on_device(data, device)
+    probe = assembly.probe_images(resident)
+    assembly.learner(config, student, own.tapped().to(device), probe, resident.train)
 
 
 def _compare(

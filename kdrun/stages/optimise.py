@@ -71,9 +71,10 @@ class Course:
 
     @property
     def exhausted(self) -> bool:
-        """Has validation not become better for as long as the config has patience?"""
+        """Has validation not become better for as long as the config has patience, in the last phase of the loss?"""
         patience = self.config["early_stopping"]["patience"]
-        return patience is not None and self.measured - 1 - self.best >= patience
+        preparing = self.training.learner.phase.end < 1
+        return patience is not None and not preparing and self.measured - 1 - self.best >= patience
 
     def measure(self, report: Report, bar: Bar) -> None:
         """Validate after an epoch, leave its lines in the metrics, and choose."""

@@ -21,8 +21,10 @@ from kdrun.device import autocast, compile_module, layout, pick_precision
 from kdrun.engine import Answer
 from kdrun.errors import UsageError
 from kdrun.identity import teacher_training
+from kdrun.learner import Learner
 from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
+from kdrun.pairing import EMBEDDING
 from kdrun.progress import counted
 from kdrun.records.fingerprint import fingerprint
 from kdrun.records.lock import one_at_a_time
@@ -48,18 +50,21 @@ class Taught:
     fingerprint: str
     precision: str
     parent: dict[str, Any]
+    top_k: int | None = None  # of its logits, where not all are asked for
 
     def live(self, device: str, precision: str | None = None) -> LiveTeacher:
-        return LiveTeacher(self.model.tapped(), self.fingerprint, device, precision or self.precision)
+        return LiveTeacher(self.model.tapped(), self.fingerprint, device, precision or self.precision, self.top_k)
 
     def lowered(self, device: str) -> LiveTeacher:
         """Folded and with weights in half precision: quicker, if it answers the same."""
-        return LiveTeacher(lowered(self.model.tapped(), self.precision), self.fingerprint, device, self.precision)
+        model = lowered(self.model.tapped(), self.precision)
+        return LiveTeacher(model, self.fingerprint, device, self.precision, self.top_k)
 
 
 def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) -> Taught:
     """From a run that is named, from a file whose classes are the data's, or from a training found or made."""
     node = config["teacher"]
+    top_k = node["top_k"] if node["top_k"] and node["top_k"] < len(data.classes) else None
     if node["run"] != "auto":
         path = Path(node["run"])
         completed(path)
@@ -74,7 +79,8 @@ def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) 
                 "fingerprint": origin.fingerprint,
             }
             known = fingerprint({"weights": origin.fingerprint, "spec": model.spec})
-            return Taught(model, known, pick_precision(config["device"]["precision"], device, model.net), parent)
+            precision = pick_precision(config["device"]["precision"], device, model.net)
+            return Taught(model, known, precision, parent, top_k)
         path = ensure(own, data, device, "teacher", rebuild)
     model = load_model(path)
     same_classes(model.spec["classes"], data.classes, f"teacher {path}")
@@ -83,6 +89,7 @@ def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) 
         completed(path)["fingerprint"],
         pick_precision(config["device"]["precision"], device, model.net),
         as_parent("teacher", path),
+        top_k,
     )
 
 
@@ -158,7 +165,18 @@ class Source:
         self.loader = assembly.train_loader(config, data)
         self.index = data.train.index.sort().values
         self.views = sorted({self.loader.view(epoch) for epoch in range(config["epochs"])})
+        self.storable = not assembly.reads_features(config)
         self.store = self.store_of(data)
+
+    def serve(self, learner: Learner, data: Data, probe: Tensor) -> None:
+        """Said once the loss is built: one that reads a vector before the classifier can be served from a store."""
+        if not assembly.reads_features(self.config) or assembly.teacher_taps(learner) != {EMBEDDING}:
+            return
+        with torch.no_grad():
+            embedding = self.live.model(probe).features[EMBEDDING]
+        if embedding.dim() == 2:
+            self.storable, self.live.kept_features = True, {EMBEDDING: embedding.shape[1]}
+            self.store = self.store_of(data)
 
     def store_of(self, data: Data) -> Store:
         """Where the answers are kept, or would be."""
@@ -168,18 +186,18 @@ class Source:
     def choose(self, shared: bool = False) -> str:
         """`live` or `stored`. Raises `UsageError` when stored is asked for and views cannot be."""
         asked = self.config["teacher"]["outputs"]
-        if asked == "stored" and assembly.reads_features(self.config):
+        if asked == "stored" and not self.storable:
             raise UsageError(
-                "teacher.outputs=stored: a term of this loss reads the teacher's features, and logits alone are "
-                "stored; use teacher.outputs=auto"
+                "teacher.outputs=stored: a term of this loss reads the teacher's stages, and only logits and the "
+                "embedding are stored; use teacher.outputs=auto"
             )
-        if asked == "live" or assembly.reads_features(self.config):
+        if asked == "live" or not self.storable:
             return "live"
         if not self.loader.views.storable:
             if asked == "stored":
                 raise UsageError(
                     "teacher.outputs=stored: streamed images are mixed within their batch, so that a view of one is no "
-                    "function of it; use teacher.outputs=live, or a larger dataset.memory_gb"
+                    "function of it; use teacher.outputs=live, or a larger dataset.cache_gb"
                 )
             return "live"
         fits = len(self.views) * self.store.view_bytes <= self.config["store"]["max_gb"] * 1e9
@@ -224,25 +242,26 @@ class Source:
 
     def _key(self, data: Data) -> Plain:
         """Everything that changes a stored logit, and nothing else."""
-        config, spec = self.config, self.teacher.model.spec
+        config, spec, live = self.config, self.teacher.model.spec, self.live
         moving = self.loader.views.moving
         return {
             "weights": weights_fingerprint(self.teacher.model.net.net.state_dict()),
             "spec": spec,
-            "taps": [],
+            "taps": {name: {"at": live.model.taps[name], "width": width} for name, width in live.kept_features.items()},
             "data": data.fingerprint,
             "samples": weights_fingerprint({"index": self.index}),
             "augment": [[name, options] for name, options in config["augment"].items()],
             "view_seed": config["dataset"]["view_seed"] if moving else None,
             "view_code": self._view_code() if moving else None,
-            "type": "float32" if self.live.precision == "fp32" else "float16",
-            "precision": self.live.precision,
+            "top_k": self.teacher.top_k,
+            "type": "float32" if live.precision == "fp32" else "float16",
+            "precision": live.precision,
             "folded": self.way.folded,
             "compiled": self.way.compiled,
-            "layout": str(layout(self.live.device, self.live.precision)),
+            "layout": str(layout(live.device, live.precision)),
             "batch_size": BATCH,
             "threads": torch.get_num_threads(),
-            "device": self.live.device,
+            "device": live.device,
             "torch": torch.__version__,
         }
 
@@ -260,7 +279,11 @@ def fill_store(config: Plain) -> Store:
     device = use_device(config)
     data = assembly.read_data(config)
     teacher = find_teacher(config, data, device)
-    source = Source(config, assembly.on_device(data, device), teacher)
+    resident = assembly.on_device(data, device)
+    source = Source(config, resident, teacher)
+    student = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
+    probe = assembly.probe_images(resident)
+    source.serve(assembly.learner(config, student, source.live.model, probe, resident.train), resident, probe)
     source.choose()
     source.fill()
     return source.store

@@ -7,24 +7,29 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from kdrun.records.store import View
 from kdrun.teachers.live import LiveTeacher
+from kdrun.topk import TopK, joined
 from kdrun.types import Batch, Outputs
 
 
 class StoredTeacher:
-    """Logits `(samples, C)` by number of view. Row r is the sample whose number is entry r of the ascending `index`."""
+    """Answers by number of view. Row r is the sample whose number is entry r of the ascending `index`."""
 
-    def __init__(self, views: Mapping[int, Tensor], index: Tensor, fingerprint: str) -> None:
+    def __init__(self, views: Mapping[int, View], index: Tensor, fingerprint: str) -> None:
         self.views, self.fingerprint = views, fingerprint
         self.rows = torch.full((int(index.max()) + 1,), -1, dtype=torch.long, device=index.device)
         self.rows[index] = torch.arange(len(index), device=index.device)
 
     def __call__(self, batch: Batch) -> Outputs:
-        stored = self.views[batch.view]
-        rows = self.rows[batch.index].to(stored.device)
-        return Outputs(stored[rows].to(batch.index.device).float())
+        outputs, device = self.views[batch.view][self.rows[batch.index].cpu()], batch.index.device
+        features = {name: feature.to(device).float() for name, feature in outputs.features.items()}
+        return Outputs(outputs.logits.to(device).float(), features)
 
 
-def answers(live: LiveTeacher, batches: Iterable[Batch]) -> Tensor:
-    """The teacher's logits for all batches, in their order, on the CPU."""
-    return torch.cat([live(batch).logits.cpu() for batch in batches])
+def answers(live: LiveTeacher, batches: Iterable[Batch]) -> View:
+    """The teacher's answers to all batches, in their order, on the CPU: what is stored of them."""
+    kept = [live.to_keep(batch) for batch in batches]
+    short = [one.logits for one in kept if isinstance(one.logits, TopK)]
+    logits = joined(short) if short else torch.cat([one.logits.cpu() for one in kept if isinstance(one.logits, Tensor)])
+    return View(logits, {name: torch.cat([one.features[name].cpu() for one in kept]) for name in live.kept_features})

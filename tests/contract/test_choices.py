@@ -12,7 +12,7 @@ import yaml
 
 from kdrun import lookup
 from kdrun.config import conf_dir, stage_config
-from kdrun.models.building import Spec, build
+from kdrun.models.building import Spec, build, outline
 from kdrun.schema import violations
 from tests.conftest import ROOT
 
@@ -81,7 +81,7 @@ def test_a_module_that_can_be_chosen_has_its_option(group: str, folder: str) -> 
     made = {n for n in lookup.names(folder) if any(hasattr(lookup.module(folder, n), one) for one in entries)}
     contents = [yaml.safe_load(file.read_text()) for file in (conf_dir() / group).glob("*.yaml")]
     named = {kind for one in contents for kind in (list(one) if group == "augment" else [one["kind"]])}
-    assert made - {"building", "prepared"} == named
+    assert made - {"building", "prepared", "reused"} == named  # `reused` comes of a loss
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -106,6 +106,8 @@ def test_every_model_is_built_and_answers_on_fake_tensors(name: str) -> None:
             model = build(made)
         images = torch.zeros(2, channels, size, size, device="meta")
         assert model.net.to("meta").eval()(images).shape == (2, 10)
+        shapes = {name: weight.shape for name, weight in model.net.net.state_dict().items()}
+        assert outline(made) == shapes, "what a model file is held against before its weights are loaded"
 
 
 @pytest.mark.parametrize("name", SMALL)

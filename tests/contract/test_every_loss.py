@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdrun import assembly, lookup
 from kdrun.canonical import expanded_loss
+from kdrun.datasets.split import Split
 from kdrun.learner import Learner
 from kdrun.lookup import conf_dir
 from kdrun.losses import Term, ctkd, kd
@@ -54,8 +55,10 @@ def made(kind: str) -> tuple[Learner, live.LiveTeacher]:
     loss = expanded_loss({"task": task, "terms": terms})
     teacher = live.LiveTeacher(network("cnn").tapped(), "", "cpu", "fp32")
     config = {"loss": loss, "label_smoothing": 0.0, "seed": 0, "batch_size": len(IMAGES), "model": {}, "teacher": {}}
-    learner = assembly.learner(config, network("cnn_tiny"), teacher.model, IMAGES[:2])
-    learner.progress(0.5)  # past every warm-up
+    train = Split(IMAGES, batch().targets, torch.arange(len(IMAGES)))
+    learner = assembly.learner(config, network("cnn_tiny"), teacher.model, IMAGES[:2], train)
+    silent = kind in learner.terms and not learner.terms[kind].stays
+    learner.progress(0.0 if silent else 0.5)  # past every warm-up, in the phase in which it counts
     return learner, teacher
 
 
@@ -82,6 +85,7 @@ def gradient_reaches_the_student_alone(kind: str, module: ModuleType = live) -> 
     teacher.model.requires_grad_()  # its parameters are frozen too: with either guard alone there is no gradient
     losses = losses_of(learner, teacher)
     losses["task" if kind in TASKS else kind].backward()
+    assert all(parameter.requires_grad for parameter in learner.terms.parameters())
     grads = [parameter.grad for parameter in learner.student.parameters() if parameter.grad is not None]
     assert sum(grad.abs().sum() for grad in grads) > 0
     assert all(parameter.grad is None for parameter in teacher.model.parameters())

@@ -19,11 +19,37 @@ ROWS = [
     {"records", "schema", "contradictions", "canonical", "identity", "saved", "terms"},
     {"engine", "datasets"},
     {"learner"},
-    {"losses", "tasks", "models", "metrics", "taps", "tracing", "pairing", "adapters", "device", "schedule", "gain"},
+    {
+        "losses",
+        "tasks",
+        "models",
+        "metrics",
+        "taps",
+        "tracing",
+        "pairing",
+        "adapters",
+        "device",
+        "schedule",
+        "gain",
+        "topk",
+    },
     {"types", "errors", "lookup", "redact", "stopping", "words", "__init__"},
 ]
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}
-PURE = {"losses", "models", "taps", "tracing", "pairing", "adapters", "metrics", "types", "learner", "schedule", "gain"}
+PURE = {
+    "losses",
+    "models",
+    "taps",
+    "tracing",
+    "pairing",
+    "adapters",
+    "metrics",
+    "types",
+    "learner",
+    "schedule",
+    "gain",
+    "topk",
+}
 OUTSIDE = {"os", "time", "datetime", "json", "hydra", "omegaconf", "yaml", "pathlib", "logging"}
 FILES = sorted((ROOT / "kdrun").rglob("*.py"))
 

@@ -186,7 +186,7 @@ def test_image_folders_are_read_streamed_or_in_memory_with_equal_results(kdrun: 
     words = ["model=cnn", "dataset=image_folder", f"dataset.path={tmp_path / 'pictures'}", "dataset.size=16"]
     words += ["dataset.resize=16", "epochs=3", "batch_size=16", "augment=crop", "augment.crop.padding=1"]
     memory = kdrun("train", *words)
-    streamed = kdrun("train", *words, "dataset.memory_gb=0.0", "dataset.workers=0")
+    streamed = kdrun("train", *words, "dataset.cache_gb=0.0", "dataset.workers=0")
     assert (memory.code, streamed.code) == (0, 0)
     results = [times_left_out(read(run, "summary.json")) for run in (memory.run, streamed.run)]
     assert results[0] == results[1]

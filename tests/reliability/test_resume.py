@@ -140,7 +140,7 @@ def picture_folder(folder: Path) -> Path:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streamed_images_go_on_in_mid_epoch_with_any_number_of_workers(workers: int, tmp_path: Path) -> None:
     pictures = picture_folder(tmp_path / "pictures")
-    data = ["dataset=image_folder", f"dataset.path={pictures}", "dataset.size=12", "dataset.memory_gb=0"]
+    data = ["dataset=image_folder", f"dataset.path={pictures}", "dataset.size=12", "dataset.cache_gb=0"]
     words = [*data, "dataset.limit=null", "batch_size=4", "teacher.train.batch_size=4", "augment=flip"]
     config = config_of(tmp_path, *words, f"dataset.workers={workers}")
     alone = left(distill({**config_of(tmp_path, *words, "dataset.workers=0"), "run_dir": str(tmp_path / "whole")}))

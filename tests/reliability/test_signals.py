@@ -30,7 +30,7 @@ def wait_for(happened: Callable[[], Any], seconds: float = 60) -> None:
 
 def streamed(folder: Path, workers: int) -> list[str]:
     pictures = picture_folder(folder / "pictures")
-    data = ["dataset=image_folder", f"dataset.path={pictures}", "dataset.size=12", "dataset.memory_gb=0"]
+    data = ["dataset=image_folder", f"dataset.path={pictures}", "dataset.size=12", "dataset.cache_gb=0"]
     return [*LONG, *data, "batch_size=4", f"dataset.workers={workers}"]
 
 

@@ -578,7 +578,7 @@ def picture_folder(write: Callable[[Path], None]) -> Commands:
     hostile = Path("pictures/a/hostile.png")
     write(hostile)
     words = [*TRAIN, "dataset=image_folder", "dataset.path=pictures", "data_dir=.", "batch_size=4", "dataset.workers=0"]
-    return [words, [*words, "dataset.memory_gb=0.0"], ["predict", "completed", str(hostile)]]
+    return [words, [*words, "dataset.cache_gb=0.0"], ["predict", "completed", str(hostile)]]
 
 
 @artefact

@@ -18,7 +18,7 @@ from kdrun.losses.ctkd import CTKD, reversed_gradient
 from kdrun.losses.dist import correlation, dist_loss
 from kdrun.losses.dkd import DKD, dkd_loss
 from kdrun.losses.hard import hard_loss
-from kdrun.losses.kd import KD, kd_loss
+from kdrun.losses.kd import KD, confidence_weights, kd_loss, weighted_kd_loss
 from kdrun.losses.logit_mse import logit_mse_loss
 from kdrun.losses.logit_std import logit_std_loss
 from kdrun.losses.mlld import mlld_loss
@@ -26,7 +26,7 @@ from kdrun.losses.prob_mse import prob_mse_loss
 from kdrun.losses.soft_ce import soft_ce_loss
 from kdrun.losses.squared_error import squared_error_loss
 from kdrun.losses.tfkd import tfkd_loss
-from kdrun.losses.wsld import sample_weights, wsld_loss
+from kdrun.losses.wsld import sample_weights
 from kdrun.types import Batch, Outputs
 from tests.conftest import mutated
 
@@ -150,7 +150,7 @@ def right(logits: Tensor) -> Tensor:
 
 def whole_wsld(student: Tensor, teacher: Tensor, classes: Tensor | None = None) -> Tensor:
     targets = right(student) if classes is None else classes
-    return wsld_loss(student, teacher, sample_weights(student, teacher, targets), 4.0)
+    return weighted_kd_loss(student, teacher, 4.0, sample_weights(student, teacher, targets))
 
 
 def whole_ctkd(student: Tensor, teacher: Tensor) -> Tensor:
@@ -264,7 +264,7 @@ def fast_of(module: ModuleType, name: str) -> Fast:
         "dist": lambda s, t: module.dist_loss(s, t, 4.0, 1.0, 2.0),
         "logit_std": lambda s, t: module.logit_std_loss(s, t, 2.0),
         "mlld": lambda s, t: module.mlld_loss(s, t, TEMPERATURES),
-        "wsld": lambda s, t: module.wsld_loss(s, t, module.sample_weights(s, t, right(s)), 4.0),
+        "wsld": lambda s, t: weighted_kd_loss(s, t, 4.0, module.sample_weights(s, t, right(s))),
         "tfkd": lambda s, t: module.tfkd_loss(s, right(s), 0.99, 20.0),
     }
     return calls[name]
@@ -310,12 +310,38 @@ def test_dkd_is_kd_when_the_others_count_as_much_as_the_teacher_doubts() -> None
     assert dkd_loss(student, teacher, right(student), 4.0, 1.0, doubt).item() == pytest.approx(expected, rel=1e-10)
 
 
+def slow_confident_kd(student: Tensor, teacher: Tensor, power: float) -> float:
+    sure = [max(softmax(row)) ** power for row in teacher.tolist()]
+    rows = zip(sure, student.tolist(), teacher.tolist(), strict=True)
+    total = sum(weight * divergence(softmax(t, 4.0), softmax(s, 4.0)) for weight, s, t in rows)
+    return 16 * total / sum(sure)
+
+
+def check_confidence(module: ModuleType) -> None:
+    student, teacher = pair((6, 4))
+    batch = Batch(student, None, torch.arange(6))
+    for power in (0.0, 1.0, 2.5):
+        value = module.KD(4.0, power)(Outputs(student), Outputs(teacher), batch).item()
+        assert value == pytest.approx(slow_confident_kd(student, teacher, power), rel=1e-10)
+
+
+def test_kd_weighs_a_sample_by_how_sure_its_teacher_is() -> None:
+    check_confidence(kd)
+    student, teacher = pair((6, 4))
+    weights = confidence_weights(teacher, 3.0)
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights.argmax() == teacher.softmax(1).amax(1).argmax()
+    assert torch.autograd.gradcheck(lambda s: weighted_kd_loss(s, teacher, 4.0, weights), student.requires_grad_())
+    with pytest.raises(AssertionError):
+        check_confidence(mutated(kd, "weights / weights.mean()", "weights"))
+
+
 def test_wsld_weighs_a_sample_by_how_much_worse_the_student_is_and_weights_have_no_gradient() -> None:
     student, teacher = pair((6, 4))
     weights = sample_weights(student.requires_grad_(), teacher, right(student))
     assert not weights.requires_grad
     assert ((weights > 0) & (weights <= 1)).all()
-    assert torch.autograd.gradcheck(lambda s: wsld_loss(s, teacher, weights, 4.0), student)
+    assert torch.autograd.gradcheck(lambda s: weighted_kd_loss(s, teacher, 4.0, weights), student)
     sure = torch.nn.functional.one_hot(right(student), 4).double()
     assert (sample_weights(30 * sure, sure, right(student)) < 1e-6).all()
     torch.testing.assert_close(sample_weights(student, teacher, sure), weights)  # soft classes, as mixing makes them

@@ -37,7 +37,11 @@ def data() -> Data:
 def model(name: str, words: tuple[str, ...] = ()) -> tuple[Model, dict[str, Any]]:
     """A model whose batch norms have seen something, and the config it is the teacher of."""
     config = stage_config("distill", [f"teacher={name}", "student=cnn_tiny", "dataset=cifar10", *words])
-    node = {key: value for key, value in config["teacher"].items() if key not in ("run", "outputs", "seed", "train")}
+    node = {
+        key: value
+        for key, value in config["teacher"].items()
+        if key not in ("run", "outputs", "top_k", "seed", "train")
+    }
     made = build(assembly.model_spec(node, data(), config["dataset"]))
     generator = torch.Generator().manual_seed(1)
     for part in made.net.modules():

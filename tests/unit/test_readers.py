@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -428,8 +429,8 @@ def draw_folder(root: Path, counts: dict[str, int], size: tuple[int, int] = (12,
 
 
 def read_folder(root: Path, **options: Any) -> Any:
-    given: dict[str, Any] = {"path": root.name, "resize": 8, "size": 8, "memory_gb": 1.0, "workers": 0}
-    return image_folder.read(root.parent, False, **(given | options))
+    given: dict[str, Any] = {"resize": 8, "size": 8, "cache": "memory", "cache_gb": 1.0, "workers": 0}
+    return image_folder.read(root.parent, False, **({"path": root.name} | given | options))
 
 
 def test_a_folder_of_class_folders_is_all_training_data(tmp_path: Path) -> None:
@@ -453,12 +454,49 @@ def test_train_val_and_test_folders_are_the_official_splits(tmp_path: Path) -> N
     ]
 
 
-def test_what_does_not_fit_in_memory_stays_on_disk_and_reads_the_same(tmp_path: Path) -> None:
+def test_wherever_images_are_kept_they_are_the_same(tmp_path: Path) -> None:
     draw_folder(tmp_path / "pets", {"dog": 3, "cat": 2})
-    inside, outside = read_folder(tmp_path / "pets"), read_folder(tmp_path / "pets", memory_gb=0.0)
+    inside, mapped, outside = (read_folder(tmp_path / "pets", cache=how) for how in ("memory", "disk", "none"))
     assert isinstance(outside.train.pixels, Files)
     rows = torch.tensor([4, 0, 2])
-    assert torch.equal(outside.train.pixels[rows], inside.train.pixels[rows])
+    for other in (mapped, outside):
+        assert torch.equal(other.train.pixels[rows], inside.train.pixels[rows])
+    too_large = read_folder(tmp_path / "pets", cache="disk", cache_gb=0.0)
+    assert isinstance(too_large.train.pixels, Files)
+
+
+def test_images_are_decoded_once_and_again_when_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    draw_folder(tmp_path / "pets", {"dog": 3, "cat": 2})
+    asked: list[int] = []
+    decode = Files.decode
+    monkeypatch.setattr(Files, "decode", lambda self, row: (asked.append(row), decode(self, row))[1])
+    first, again = (read_folder(tmp_path / "pets", cache="disk").train.pixels.clone() for _ in range(2))
+    assert len(asked) == 5
+    assert torch.equal(first, again)
+    read_folder(tmp_path / "pets", cache="disk").train.pixels[0] = 0
+    assert torch.equal(read_folder(tmp_path / "pets", cache="disk").train.pixels, first), "nobody writes into it"
+    kept = list((tmp_path / "cache").rglob("*.*"))
+    assert len(kept) == 1, "and no temporary file is left"
+    kept[0].write_bytes(kept[0].read_bytes()[:-1])
+    assert torch.equal(read_folder(tmp_path / "pets", cache="disk").train.pixels, first), "a cut one is made again"
+    picture = next((tmp_path / "pets" / "dog").iterdir())
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(picture)
+    os.utime(picture, ns=(1, 1))
+    assert not torch.equal(read_folder(tmp_path / "pets", cache="disk").train.pixels, first)
+    assert len(asked) == 15
+
+
+def test_a_full_disk_is_told_before_anything_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    draw_folder(tmp_path / "pets", {"dog": 3, "cat": 2})
+    with pytest.raises(KdrunError, match=r"960 bytes.*No space left.*dataset.cache=memory"):
+        read_folder(tmp_path / "pets", cache="disk")
+    assert not list((tmp_path / "cache").rglob("*.*"))
 
 
 def test_a_picture_is_scaled_by_its_shorter_side_and_cut_in_the_middle() -> None:
@@ -472,10 +510,10 @@ def test_a_picture_is_scaled_by_its_shorter_side_and_cut_in_the_middle() -> None
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # Pillow's, of a damaged file
-@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+@pytest.mark.parametrize("cache_gb", [1.0, 0.0])
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "webp", "tif", "ppm"])
 def test_a_picture_cut_short_or_scrambled_is_one_line_that_names_it(
-    tmp_path: Path, ending: str, memory_gb: float
+    tmp_path: Path, ending: str, cache_gb: float
 ) -> None:
     draw_folder(tmp_path / "pets", {"dog": 1, "cat": 1})
     path = tmp_path / "pets" / "cat" / f"broken.{ending}"
@@ -487,7 +525,7 @@ def test_a_picture_cut_short_or_scrambled_is_one_line_that_names_it(
     for content in torn:
         path.write_bytes(content)
         try:
-            raw = read_folder(tmp_path / "pets", memory_gb=memory_gb)
+            raw = read_folder(tmp_path / "pets", cache_gb=cache_gb)
             raw.train.pixels[torch.arange(3)]
         except KdrunError as error:
             messages.append(str(error))
@@ -523,7 +561,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def read_imagenet(folder: Path) -> Any:
-    return imagenet.read(folder, False, "imagenet", resize=1, size=1, memory_gb=0.0, workers=0)
+    return imagenet.read(folder, False, "imagenet", resize=1, size=1, cache="none", cache_gb=0.0, workers=0)
 
 
 @pytest.fixture

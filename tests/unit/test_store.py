@@ -46,7 +46,7 @@ def composed(*words: str) -> dict[str, Any]:
 def taught(read: Data, config: dict[str, Any], seed: int = 0, precision: str = "fp32", **spec: Any) -> Taught:
     node = {**config["model"], "widths": [5]}
     model = build({**assembly.model_spec(node, read, config["dataset"]), **spec}, seed)
-    return Taught(model, "f", precision, {})
+    return Taught(model, "f", precision, {}, config["teacher"]["top_k"])
 
 
 def source(folder: Path, *words: str, read: Data | None = None, **teacher: Any) -> Source:
@@ -71,6 +71,7 @@ CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], str]] = {
     "an augmentation's option": lambda folder, _: key(folder, "augment.flip.probability=0.4"),
     "view seed": lambda folder, _: key(folder, "dataset.view_seed=1"),
     "normalisation": lambda folder, _: key(folder, mean=[0.1]),
+    "top k": lambda folder, _: key(folder, "teacher.top_k=2"),
     "precision": lambda folder, _: key(folder, precision="bf16"),
     "batch size": lambda folder, patch: (patch.setattr(teacher_module, "BATCH", 128), key(folder))[1],
     "threads": lambda folder, patch: (patch.setattr(torch, "get_num_threads", lambda: 7), key(folder))[1],
@@ -114,9 +115,9 @@ class Counting(LiveTeacher):
 
     asked = 0
 
-    def __call__(self, batch: Any) -> Any:
+    def _outputs(self, batch: Any) -> Any:
         Counting.asked += len(batch)
-        return super().__call__(batch)
+        return super()._outputs(batch)
 
 
 @pytest.fixture
@@ -189,7 +190,11 @@ def independent(made: Source) -> Source:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("words", [(), MOVING, ("augment=[crop,mixup]",)], ids=["still", "cycle", "mixed"])
+@pytest.mark.parametrize(
+    "words",
+    [(), MOVING, ("augment=[crop,mixup]",), (*MOVING, "teacher.top_k=2")],
+    ids=["still", "cycle", "mixed", "top k"],
+)
 def test_stored_equals_live_to_the_bit_where_the_batch_does_not_matter(
     tmp_path: Path, words: tuple[str, ...], precision: str
 ) -> None:
@@ -250,10 +255,20 @@ def test_views_that_cannot_be_stored_are_refused_with_a_sentence(tmp_path: Path)
 
 
 def test_a_sweep_asks_its_teacher_once(kdrun: Command) -> None:
+    _asked_once(kdrun)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_sweep_on_mnist_asks_its_teacher_once(kdrun: Command, data_dir: Path) -> None:
+    _asked_once(kdrun, "dataset=mnist", f"data_dir={data_dir}")
+
+
+def _asked_once(kdrun: Command, *data: str) -> None:
     """Eight jobs of alpha x temperature: counted in samples that the teacher is asked about for training."""
     words = ["-m", "teacher=cnn_tiny", "student=cnn_tiny", "teacher.train.epochs=1", "epochs=2", "augment=[flip]"]
     grid = ["loss.alpha=0.5,0.9", "loss.temperature=1,2,4,8"]
-    answer = kdrun("distill", *words, "dataset.limit=64", "baseline=false", *grid)
+    answer = kdrun("distill", *words, *data, "dataset.limit=64", "baseline=false", *grid)
     assert (answer.code, answer.err) == (0, "")
     runs = [json.loads(file.read_text()) for file in Path("outputs/distill").glob("*/run.json")]
     asked = [run["teacher_samples"] for run in runs]
@@ -298,3 +313,52 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     size = next(kept(tmp_path / "store")).size
     removed = prune(tmp_path / "store", 1.5 * size / 1e9)
     assert [one.path for one in removed] == [stores[2].store.path, stores[1].store.path]
+
+
+# ------------------------------------------------------------------------------------------------------ embeddings
+
+
+def served(folder: Path, *words: str, precision: str = "fp32") -> Source:
+    """A source whose loss is built: what it reads of the teacher is known."""
+    made = source(folder, "teacher=mlp", *words, precision=precision)
+    read, config = data(), made.config
+    student = build(assembly.model_spec(config["model"], read, config["dataset"]))
+    probe = assembly.probe_images(read)
+    made.serve(assembly.learner(config, student, made.live.model, probe, read.train), read, probe)
+    return made
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-6), ("bf16", 2e-2)])
+def test_a_loss_that_reads_only_the_embedding_is_served_from_the_store(
+    tmp_path: Path, precision: str, tolerance: float
+) -> None:
+    made = served(tmp_path, *MOVING, "loss=rkd", "teacher.outputs=stored", precision=precision)
+    assert made.choose() == "stored"
+    stored = made.answers("stored")
+    for batch in made.loader.epoch(1):
+        kept, live = stored(batch), made.live(batch)
+        assert torch.allclose(kept.logits, live.logits, atol=tolerance)
+        assert torch.allclose(kept.features["embedding"], live.features["embedding"], atol=tolerance)
+        assert kept.features["embedding"].shape == (len(batch), 5)
+
+
+def test_logits_alone_and_with_an_embedding_are_two_stores(tmp_path: Path) -> None:
+    plain, embedded = (served(tmp_path, *MOVING, f"loss={loss}") for loss in ("kd", "rkd"))
+    assert plain.store.path != embedded.store.path
+    assert embedded.store.view_bytes == plain.store.view_bytes + SAMPLES * 5 * 4
+
+
+def test_a_loss_that_reads_stages_is_not_stored(tmp_path: Path) -> None:
+    made = served(tmp_path, *MOVING, "loss=fitnet")
+    assert made.choose(shared=True) == "live"
+    asked = served(tmp_path, *MOVING, "loss=fitnet", "teacher.outputs=stored")
+    with pytest.raises(UsageError, match="reads the teacher's stages"):
+        asked.choose()
+
+
+def test_students_of_a_stored_and_a_live_embedding_learn_the_same(kdrun: Command) -> None:
+    words = ["distill", "teacher=cnn_tiny", "student=mlp", "student.widths=[6]", "loss=crd", "dataset.limit=100"]
+    words += ["epochs=2", "teacher.train.epochs=1", "baseline=false", "device=cpu", "loss.terms.crd.negatives=20"]
+    runs = [kdrun(*words, f"teacher.outputs={how}").run for how in ("live", "stored")]
+    found = [json.loads((run / "summary.json").read_text())["test/nll"] for run in runs]
+    assert found[0] == pytest.approx(found[1], rel=1e-3), "the batches of the teacher differ, and nothing else"

@@ -77,7 +77,7 @@ def test_a_mix_expands_with_the_options_of_each_yaml() -> None:
     assert loss == {
         "task": {"kind": "cross_entropy", "weight": 0.1},
         "terms": {
-            "kd": {"kind": "kd", "weight": 0.9, "temperature": 4.0},
+            "kd": {"kind": "kd", "weight": 0.9, "temperature": 4.0, "confidence": 0.0},
             "logit_std": {"kind": "logit_std", "weight": 9.0, "temperature": 2.0},
         },
     }
@@ -156,7 +156,7 @@ def test_weights_warmup_and_options_follow_the_training() -> None:
     learner = Learner(Tapped(nn.Identity()), parts, weights)
     for done, weight, temperature in ((0.0, 0.0, 8.0), (0.25, 0.5 * 3.5, None), (0.5, 3.0, 4.5), (0.75, 2.5, None)):
         learner.progress(done)
-        assert learner.changing_weights() == {"dkd": pytest.approx(weight)}
+        assert learner.weights_now() == {"task": 1.0, "kd": 1.0, "dkd": pytest.approx(weight)}
         assert temperature is None or learner.terms["dkd"].temperature == pytest.approx(temperature)
     logits = torch.randn(4, 3)
     _, losses = learner(Batch(logits, torch.arange(4) % 3, torch.arange(4)), Outputs(torch.randn(4, 3)))
@@ -209,7 +209,7 @@ def check_that_a_resumed_training_is_the_same(module: ModuleType) -> None:
     assert "terms.ctkd.position" in whole
     warm = [[min(1.0, step / 12 / 0.9) for step in range(first, first + 4)] for first in (0, 4, 8)]
     assert [one["weight/dkd"] for one in told] == pytest.approx([sum(shares) / 4 for shares in warm])
-    assert not any("weight/ctkd" in one for one in told)
+    assert [one["weight/ctkd"] for one in told] == pytest.approx([0.9] * 3)
     assert all({"loss/task", "loss/ctkd", "loss/dkd", "loss"} <= one.keys() for one in told)
 
 

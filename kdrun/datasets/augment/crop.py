@@ -10,10 +10,7 @@ from kdrun.datasets.hashing import Draw
 
 
 def apply(images: Tensor, draw: Draw, padding: int) -> Tensor:
-    count, _, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
+    height, width = images.shape[2:]
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # every crop there is: no copies
     top, left = draw.below("top", 2 * padding + 1), draw.below("left", 2 * padding + 1)
-    rows = top[:, None] + torch.arange(height, device=images.device)
-    columns = left[:, None] + torch.arange(width, device=images.device)
-    sample = torch.arange(count, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
