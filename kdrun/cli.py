@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kdrun import __version__, stopping
+from kdrun import __version__, commands, stopping
 from kdrun.errors import KdrunError, UsageError, brief, suggestion
 from kdrun.redact import is_credential, redacted
 from kdrun.running import in_one_line, run_stage, show
-from kdrun.words import key_values, number, option, overrides_of, positional_run, without_option
+from kdrun.words import key_values, option, overrides_of, positional_run, without_option
 
 HELP = """\
 kdrun: knowledge distillation from the command line, with numbers that can be trusted
@@ -94,7 +94,7 @@ def dispatch(arguments: list[str], debug: bool) -> int:
         print(HELP, end="")
         return 0
     if command == "list":
-        return _list(rest)
+        return commands.listed(rest)
     if command == "tune":
         return _tune(rest, debug)
     if command in ("report", "compare"):
@@ -103,15 +103,15 @@ def dispatch(arguments: list[str], debug: bool) -> int:
         print(reports.report(rest) if command == "report" else reports.compare(rest))
         return 0
     if command == "predict":
-        return _predict(rest)
+        return commands.predicted(rest)
     if command == "resume":
         return _resume(rest, debug)
     if command == "reproduce":
-        return _reproduce(rest, debug)
+        return commands.reproduced(rest, debug)
     if command == "clean":
-        return _clean(rest)
+        return commands.cleaned(rest)
     if command == "store":
-        return _store(rest, debug)
+        return commands.stored(rest, debug)
     return _stage(command, rest, debug)
 
 
@@ -274,51 +274,6 @@ def _plug_in(name: str) -> None:
 # -------------------------------------------------------------------------------------------------- other commands
 
 
-def _list(arguments: list[str]) -> int:
-    words, folders = option(arguments, "--config-dir", "-cd")
-    if words[:1] == ["taps"]:
-        return _list_taps(words[1:], [Path(folder) for folder in folders])
-    conditions = [word for word in words if words[0] == "runs" and any(sign in word for sign in "=<>")]
-    conditions = [word for word in conditions if not word.startswith("output_dir=")]
-    keys, rest = key_values([word for word in words if word not in conditions], ("output_dir",))
-    from kdrun.lookup import conf_dir
-    from kdrun.reports.listing import listing
-
-    where = [conf_dir(), *(Path(folder) for folder in folders)]
-    if len(rest) > 1:
-        raise UsageError(f"kdrun list takes one word, not {len(rest)}")
-    print(listing(rest[0] if rest else None, where, Path(keys.get("output_dir", "outputs")), conditions))
-    return 0
-
-
-def _list_taps(words: list[str], folders: list[Path]) -> int:
-    if not any(word.startswith("model=") for word in words) or not all("=" in word for word in words):
-        raise UsageError("usage: kdrun list taps model=<name> dataset=<name>")
-    from kdrun.config import stage_config
-
-    config = stage_config("train", words, folders)
-    from kdrun.stages.taps import list_taps
-
-    print(list_taps(config))
-    return 0
-
-
-def _predict(arguments: list[str]) -> int:
-    keys, words = key_values(arguments, ("top_k", "run"))
-    words = [keys["run"], *words] if "run" in keys else words
-    top_k = keys.get("top_k", "5")
-    if len(words) < 2 or not top_k.isdigit() or int(top_k) < 1:
-        raise UsageError("usage: kdrun predict <run directory or model file> image.png … [top_k=5]")
-    absent = [word for word in words if not Path(word).exists()]
-    if absent:
-        raise UsageError(f"{absent[0]}: there is no such file or directory")
-    from kdrun.stages.predict import predict
-
-    for path, classes in predict(Path(words[0]), [Path(word) for word in words[1:]], int(top_k)):
-        print(f"{path}: " + "  ".join(f"{brief(name)} {probability:.1%}" for name, probability in classes))
-    return 0
-
-
 def _resume(arguments: list[str], debug: bool) -> int:
     keys, words = key_values(arguments, ("run",))
     words = [keys["run"], *words] if "run" in keys else words
@@ -348,95 +303,4 @@ def _resume(arguments: list[str], debug: bool) -> int:
     with shown(debug):
         resume(path)
     show(path, made=not done)
-    return 0
-
-
-def _reproduce(arguments: list[str], debug: bool) -> int:
-    words, tolerances = option(arguments, "--tolerance")
-    words = without_option(words, "--tolerance")
-    keys, words = key_values(
-        [word for word in words if word != "--rebuild"], ("run", "data_dir", "device", "device.threads")
-    )
-    words = [keys.pop("run"), *words] if "run" in keys else words
-    threads = keys.get("device.threads", "1")
-    if len(words) != 1 or not threads.isdigit() or int(threads) < 1:
-        raise UsageError(
-            "usage: kdrun reproduce <run directory> [data_dir=…] [device=…] [device.threads=…] "
-            "[--tolerance NUMBER] [--rebuild]"
-        )
-    tolerance = number("--tolerance", tolerances[-1]) if tolerances else None
-    changes: dict[str, Any] = dict(keys)
-    if "device.threads" in keys:
-        changes["device.threads"] = int(threads)
-    from kdrun.records.run import read_info
-
-    run = Path(words[0])
-    read_info(run)  # refused before torch is imported
-    from kdrun.progress import shown
-    from kdrun.reports.verdict import DIFFERENT, compare
-    from kdrun.stages.reproduce import reproduce, weights_differ
-
-    with shown(debug):
-        made = reproduce(run, changes, rebuild="--rebuild" in arguments)
-    verdict = compare(run, made, weights_differ(run, made), tolerance)
-    print(f"{verdict.text}\nrecorded: {run}\nagain:    {made}")
-    return 1 if verdict.word == DIFFERENT else 0
-
-
-def _clean(arguments: list[str]) -> int:
-    keys, words = key_values(arguments, ("output_dir", "unfinished", "dry_run"))
-    wrong = [key for key in ("unfinished", "dry_run") if keys.get(key, "false") not in ("true", "false")]
-    if len(words) > 1 or wrong:
-        raise UsageError("usage: kdrun clean [folder or run directory] [unfinished=true|false] [dry_run=true|false]")
-    from kdrun.records.cleaning import freeable
-
-    folder = Path(words[0] if words else keys.get("output_dir", "outputs"))
-    files = list(freeable(folder, unfinished=keys.get("unfinished") == "true"))
-    size, dry = sum(file.stat().st_size for file in files), keys.get("dry_run") == "true"
-    for file in files:
-        print(file)
-        if not dry:
-            file.unlink()
-    print(f"{len(files)} files, {size / 1e6:,.1f} MB {'could be freed' if dry else 'freed'} in {folder}")
-    return 0
-
-
-def _store(arguments: list[str], debug: bool) -> int:
-    actions = ("fill", "list", "verify", "prune")
-    action, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-    if action not in actions:
-        raise UsageError(f"usage: kdrun store {'|'.join(actions)}; {suggestion(action, actions)}")
-    if action == "fill":
-        return _fill(rest, debug)
-    keys, words = key_values(rest, ("output_dir", "keep_gb"))
-    if words or ("keep_gb" in keys) != (action == "prune"):
-        raise UsageError("usage: kdrun store list|verify [output_dir=…], or kdrun store prune keep_gb=NUMBER")
-    from kdrun.records.store import damaged, kept, prune
-    from kdrun.reports.stores import line
-
-    folder = Path(keys.get("output_dir", "outputs")) / "store"
-    if action == "prune":
-        for one in prune(folder, number("keep_gb", keys["keep_gb"])):
-            print(f"removed {one.path}")
-        return 0
-    bad = []
-    for one in kept(folder):
-        wrong = damaged(one) if action == "verify" else []
-        bad += wrong
-        print(
-            line(one)
-            + "".join(f"\n  damaged: {file.name}; the next run that needs it makes it again" for file in wrong)
-        )
-    return 1 if bad else 0
-
-
-def _fill(words: list[str], debug: bool) -> int:
-    from kdrun.config import stage_config
-
-    config = stage_config("distill", words)
-    from kdrun.progress import shown
-    from kdrun.stages.teacher import fill_store
-
-    with shown(debug):
-        print(f"store: {fill_store(config).path}")
     return 0

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 ROWS = [
-    {"cli", "__main__"},
+    {"cli", "commands", "__main__"},
     {"sweeps"},
     {"config", "roles", "reports", "running"},
     {"stages"},
