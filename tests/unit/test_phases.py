@@ -134,10 +134,11 @@ def test_the_length_of_each_gradient_is_measured_and_changes_nothing() -> None:
     with pytest.raises(AssertionError):
         check_norms(mutated(engine, "*squares]).sum().sqrt()", "*squares]).sum()"))
     weights, keys = [], []
-    for every in (1, 1000):
+    for every in (1, 1000, None):
         training = fresh()
         reports = list(engine.fit(training, teacher, Batches(), recipe(engine, norms_every=every)))
         weights.append(training.learner.state_dict())
-        keys.append([key for key in reports[-1].metrics if key.startswith("gradient/")])
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    assert keys == [["gradient/task", "gradient/kd"], ["gradient/task", "gradient/kd"]]
+        keys.append([[key for key in one.metrics if key.startswith("gradient/")] for one in (reports[0], reports[-1])])
+    assert all(torch.equal(weights[0][key], other[key]) for other in weights for key in weights[0])
+    first, last = ["gradient/prepare"], ["gradient/task", "gradient/kd"]
+    assert keys == [[first, last], [first, []], [[], []]], "counted over the whole training, the first step included"
