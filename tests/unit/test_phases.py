@@ -15,6 +15,7 @@ from kdrun.losses import Term
 from kdrun.losses.cross_entropy import CrossEntropy
 from kdrun.losses.kd import KD
 from kdrun.losses.term import teacher_logits
+from kdrun.stages import optimise
 from kdrun.taps import Tapped
 from kdrun.types import Batch, Outputs
 from tests.conftest import mutated
@@ -141,3 +142,23 @@ def test_the_length_of_each_gradient_is_measured_and_changes_nothing() -> None:
         keys.append([key for key in reports[-1].metrics if key.startswith("gradient/")])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert keys == [["gradient/task", "gradient/kd"], ["gradient/task", "gradient/kd"]]
+
+
+# ----------------------------------------------------------------------------------------------------- early stopping
+
+
+def check_patience(module: ModuleType) -> None:
+    """Three epochs without a better validation end a training of patience 3, but not in the first phase."""
+    training = fresh()
+    config = {"early_stopping": {"patience": 3}}
+    course = module.Course(None, None, config, training, None, None, measured=4, best=0)
+    training.learner.progress(0.5)
+    assert course.exhausted
+    training.learner.progress(0.3)
+    assert not course.exhausted
+
+
+def test_early_stopping_waits_for_the_last_phase() -> None:
+    check_patience(optimise)
+    with pytest.raises(AssertionError):
+        check_patience(mutated(optimise, "not preparing and ", ""))
