@@ -50,6 +50,7 @@ PROMISES = {
     "A sweep: jobs that raise, exit, are killed or crash do not stop the others; it goes on where it stopped": (
         "test_sweeps.",
     ),
+    "A search goes on where it was killed, cuts hopeless trials off, and chooses on validation": ("test_tune.",),
     "Runs at once: a directory each, a shared teacher trained once, one writer per run": ("test_concurrency.",),
 }
 

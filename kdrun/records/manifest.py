@@ -17,7 +17,7 @@ from kdrun.records.run import PLACES
 
 FORMAT = 1
 DONE = ("completed", "reused")
-NOT_OF_THE_JOB = {*PLACES, "sweep", "store", "checkpoint", "dataset.workers"}
+NOT_OF_THE_JOB = {*PLACES, "sweep", "store", "checkpoint", "logger", "dataset.workers"}
 Job = dict[str, Any]  # job (its key), overrides, setting (those that are swept), status, reason, run, fingerprint
 
 

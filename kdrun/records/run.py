@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -44,6 +44,16 @@ PLACES = (
 log = logging.getLogger("kdrun")
 
 
+class Mirror(Protocol):
+    """Something that is told what a run records, as it is recorded."""
+
+    def metrics(self, lines: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def summary(self, numbers: Mapping[str, float | None]) -> None: ...
+
+    def close(self, status: str) -> None: ...
+
+
 @dataclass(frozen=True)
 class About:
     """What a run records of itself when it begins."""
@@ -66,6 +76,7 @@ class Run:
     def __init__(self, path: Path, info: dict[str, Any], log_file: LogFile) -> None:
         self.path, self.info = path, info
         self.history: list[Line] = []  # the lines of metrics.jsonl
+        self.mirrors: list[Mirror] = []
         self._begin = time.monotonic()
         self._log = log_file
 
@@ -134,6 +145,8 @@ class Run:
     def metrics(self, *lines: Line) -> None:
         """Further lines of `metrics.jsonl`."""
         self.recall([*self.history, *lines])
+        for mirror in self.mirrors:
+            mirror.metrics(lines)
 
     def recall(self, history: Sequence[Line]) -> None:
         """Make these the lines of `metrics.jsonl`: those that a state knows of, when a training goes on from it."""
@@ -142,6 +155,8 @@ class Run:
 
     def summary(self, numbers: Mapping[str, float | None]) -> None:
         write_json(self.path / "summary.json", dict(numbers))
+        for mirror in self.mirrors:
+            mirror.summary(numbers)
 
     def document(self, name: str, content: Any) -> None:
         """A further JSON file."""
@@ -325,7 +340,7 @@ def _changed(saved: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> I
         before, after = saved.get(key), now.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             yield from _changed(before, after, f"{prefix}{key}.")
-        elif before != after and f"{prefix}{key}" not in PLACES:
+        elif before != after and f"{prefix}{key}" not in PLACES and prefix != "logger.":
             yield f"{prefix}{key} ({before} is now {after})"
 
 

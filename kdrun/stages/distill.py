@@ -9,6 +9,7 @@ from kdrun import assembly
 from kdrun.datasets.split import Data
 from kdrun.gain import gain
 from kdrun.identity import baseline_training, identity, teacher_training
+from kdrun.loggers import mirrored, require
 from kdrun.models.building import Model, build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import fingerprint
@@ -39,6 +40,7 @@ def distill(
     """
     unfinished = unfinished_run(config)
     device = use_device(config)
+    require(config)
     data = assembly.read_data(config) if data is None else data
     student = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
     origin = load_origin(student, config["model"], data.classes)
@@ -80,7 +82,7 @@ def distill(
         places=assembly.places(config),
         facts={"teacher_outputs": how, "teacher_way": source.way.record()},
     )
-    with Run.begin(about, unfinished) as run:
+    with Run.begin(about, unfinished) as run, mirrored(run, config):
         for one in about.parents:
             log.info("%s: %s", one["role"], one.get("run") or one["checkpoint"])
         tell_enlarged(run, student, data)

@@ -10,6 +10,7 @@ from kdrun.datasets.split import Data
 from kdrun.device import place
 from kdrun.engine import results
 from kdrun.errors import UsageError
+from kdrun.loggers import mirrored, require
 from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
@@ -33,6 +34,7 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
     """
     unfinished = unfinished_run(config)
     device = use_device(config)
+    require(config)
     config = with_dataset(config)
     data = assembly.read_data(config) if data is None else data
     model, source = _model(config, data)
@@ -54,7 +56,7 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
     done, cut_off = same_before(config, about.fingerprint)
     if done is not None:
         return done
-    with Run.begin(about, unfinished or cut_off) as run:
+    with Run.begin(about, unfinished or cut_off) as run, mirrored(run, config):
         adapted = _adaptation(model, data)
         if adapted is not None:
             log.info(adapted)

@@ -8,6 +8,7 @@ from pathlib import Path
 from kdrun import assembly
 from kdrun.datasets.split import Data
 from kdrun.identity import identity
+from kdrun.loggers import mirrored, require
 from kdrun.models.building import build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
@@ -28,6 +29,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
     """
     unfinished = unfinished_run(config)
     device = use_device(config)
+    require(config)
     data = assembly.read_data(config) if data is None else data
     model = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
     load_origin(model, config["model"], data.classes)
@@ -48,7 +50,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
     done, cut_off = same_before(config, about.fingerprint)
     if done is not None:
         return done
-    with Run.begin(about, unfinished or cut_off) as run:
+    with Run.begin(about, unfinished or cut_off) as run, mirrored(run, config):
         tell_enlarged(run, model, data)
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)

@@ -81,7 +81,7 @@ def _open_trials(study: Any, search: Search) -> Iterator[tuple[Any, dict[str, An
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         yield Trial(study, frozen._trial_id), dict(frozen.params)
     distributions = {key: _distribution(one) for key, one in search.space.items()}
-    while len(study.get_trials(deepcopy=False)) < search.trials:
+    while sum(one.state != TrialState.WAITING for one in study.get_trials(deepcopy=False)) < search.trials:
         trial = study.ask(distributions)
         yield trial, dict(trial.params)
 

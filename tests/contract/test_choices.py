@@ -21,7 +21,7 @@ MODELS = sorted(file.stem for file in (conf_dir() / "model").glob("*.yaml"))
 SMALL = ["mlp", "cnn", "cnn_tiny", "resnet8", "resnet8x4", "wrn_16_2", "vgg8", "cifar_mobilenet_v2_half", "mobilenet"]
 SMALL += ["mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "resnet18", "timm"]
 FAMILIES = {"model": "models", "dataset": "datasets", "augment": "datasets.augment"}
-GROUPS = ["dataset", "loss", "augment", "optimizer", "schedule", "device", "experiment"]
+GROUPS = ["dataset", "loss", "augment", "optimizer", "schedule", "device", "experiment", "logger"]
 PUBLISHED = {  # parameters in the papers: He et al. 2015 (CIFAR-10, option A), Tian et al. 2020 and Chen et al. 2022
     ("resnet20", 10, "pad"): 0.27,
     ("resnet32", 10, "pad"): 0.46,

@@ -38,6 +38,17 @@ def test_plain_answers_need_neither_hydra_nor_rich_nor_torch(words: list[str], t
     assert not imported(words, tmp_path) & {"torch", "hydra", "omegaconf", "rich", "numpy"}
 
 
+@pytest.mark.parametrize("words", [["report", "."], ["compare", "."], ["list", "runs", "seed=1"]], ids=" ".join)
+def test_readers_of_records_need_no_torch(words: list[str], tmp_path: Path) -> None:
+    from tests.synthetic import synthetic_run
+
+    synthetic_run(tmp_path / "outputs" / "distill", "a", 0.9, alpha=0.1)
+    synthetic_run(tmp_path / "outputs" / "distill", "b", 0.8)
+    found = imported(words, tmp_path)
+    assert not found & {"torch", "hydra", "optuna"}
+    assert ("matplotlib" in found) == (words[0] == "report")
+
+
 @pytest.mark.parametrize("words", [["distill", "--cfg", "job"], ["distill", "epoch=1"]], ids=" ".join)
 def test_configs_and_their_errors_need_no_torch(words: list[str], tmp_path: Path) -> None:
     assert "torch" not in imported(words, tmp_path)

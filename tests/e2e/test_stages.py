@@ -42,6 +42,17 @@ def test_from_nothing_to_a_distilled_student_and_on(kdrun: Command) -> None:
     assert [(line["epoch"], line["split"]) for line in lines] == [(1, "val"), (1, "train"), (2, "val"), (2, "train")]
     assert sum(map(sum, read(first.run, "confusion.json")["student"])) == summary["test/samples"] == 359
 
+    details = read(first.run, "details.json")
+    assert details["classes"] == [str(number) for number in range(10)]
+    seen = details["disagreements"]
+    assert (seen["count"], seen["samples"]) == (round((1 - summary["test/agreement"]) * 359), 359)
+    assert all(one["student"] != one["teacher"] for one in seen["shown"])
+    for role, prefix in (("student", ""), ("teacher", "teacher/"), ("alone", "alone/")):
+        bins = details["calibration"][role]
+        assert sum(count for count, _, _ in bins) == 359
+        error = sum(count * abs(sure - right) for count, sure, right in bins) / 359
+        assert error == pytest.approx(summary[f"{prefix}test/ece"])
+
     again = kdrun("distill", *FAST)  # teacher and baseline are found; the student is trained anew, to the same bits
     assert "teacher: using" in again.out
     assert "baseline: using" in again.out

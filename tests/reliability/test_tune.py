@@ -61,25 +61,30 @@ def test_a_trial_that_was_cut_off_is_gone_on_with(kdrun: Command, tmp_path: Path
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
 
 
-def hopeless(folder: Path) -> Path:
-    """A search in which most of the range leads nowhere."""
-    (folder / "mine" / "search").mkdir(parents=True)
-    text = "# Mine.\nprune: {after_trials: 1, after_epochs: 1}\nspace: {optimizer.lr: {choices: [0.1, 0.0]}}\n"
-    (folder / "mine" / "search" / "hopeless.yaml").write_text(text)
-    return folder / "mine"
-
-
 def test_a_hopeless_trial_is_cut_off(kdrun: Command, tmp_path: Path) -> None:
-    words = ["--config-dir", str(hopeless(tmp_path)), "search=hopeless", "trials=5", "epochs=40", *TINY]
-    answer = kdrun("tune", *words, "select=last")
-    assert answer.code == 0, answer.err
-    found = [job for key, job in jobs(tmp_path).items() if key != "default"]
-    pruned = [job for job in found if job["status"] == "pruned"]
-    assert any(job["setting"] == "optimizer.lr=0.0" for job in pruned)
-    assert all("below the median of earlier trials" in job["reason"] for job in pruned)
-    lines = (Path(pruned[0]["run"]) / "metrics.jsonl").read_text().splitlines()
-    assert max(json.loads(line)["epoch"] for line in lines) < 40
-    assert "best on validation, of" in answer.out
+    """A good learning rate, then none at all: the second never gets better than by chance."""
+    import optuna
+
+    (tmp_path / "mine" / "search").mkdir(parents=True)
+    text = "# Mine.\nprune: {after_trials: 1, after_epochs: 1}\nspace: {optimizer.lr: {choices: [0.1, 0.0]}}\n"
+    (tmp_path / "mine" / "search" / "hopeless.yaml").write_text(text)
+    folder = tmp_path / "outputs" / "sweeps" / "tune_mine"
+    folder.mkdir(parents=True)
+    study = optuna.create_study(study_name="kdrun", storage=f"sqlite:///{folder / 'study.db'}", direction="maximize")
+    for rate in (0.1, 0.0):
+        study.enqueue_trial({"optimizer.lr": rate})
+    words = ["--config-dir", "mine", "search=hopeless", "trials=2", "epochs=60", *TINY, "sweep.name=tune_mine"]
+    answer = kdrun("tune", *words)
+    assert (answer.code, answer.err) == (0, "")
+    found = jobs(tmp_path)
+    assert [found[key]["status"] for key in ("default", "0000", "0001")] == ["completed", "completed", "pruned"]
+    assert "below the median of earlier trials" in found["0001"]["reason"]
+    lines = (Path(found["0001"]["run"]) / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["epoch"] for line in lines) < 60
+    assert "best on validation, of 1: optimizer.lr=0.1" in answer.out
+    told = kdrun("report", str(folder), "--format", "md").out
+    assert "pruned: optimizer.lr=0.0" in told
+    assert "which may change this" not in told
 
 
 @pytest.mark.parametrize(
