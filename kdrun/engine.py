@@ -34,7 +34,7 @@ class Recipe:
     accumulate: int = 1
     grad_clip: float | None = None
     report_every: int = 20  # batches between reports, the only times the loss is read from the device
-    norms_every: int = 100  # batches between measurements of each term's gradient; the first of an epoch is one
+    norms_every: int | None = 100  # batches between measurements of each term's gradient: two more backward passes
 
 
 class Training:
@@ -110,7 +110,7 @@ def fit(
             seed_all(recipe.device, recipe.seed, epoch, step)
             _set_progress(training, recipe, epoch * steps + step, recipe.epochs * steps)
             group = min(recipe.accumulate, steps - step // recipe.accumulate * recipe.accumulate)
-            measured = step % recipe.norms_every == 0
+            measured = recipe.norms_every is not None and (epoch * steps + step) % recipe.norms_every == 0
             outputs, losses = _backward(training, teacher, batch, recipe, 1 / group, measured)
             training.means.add(outputs, losses, batch)
             training.step = step + 1

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +51,7 @@ class Row:
     faster: bool = False  # is the ratio how many times faster we are?
     half: bool = False  # is the goal for machines that compute bf16 in hardware?
     rounds: int = 0
+    steps: int = 0
 
     @property
     def ratio(self) -> float:
@@ -69,7 +70,6 @@ class Bench:
     peer: Path
     rounds: int
     only: list[str]
-    measured: dict[str, list[dict[str, Figures]]] = field(default_factory=dict)
 
     def wants(self, group: str) -> bool:
         return any(fnmatch.fnmatch(group, pattern) for pattern in self.only)
@@ -89,7 +89,6 @@ class Bench:
                 break
         if not rounds:
             raise SystemExit(f"{group}: other processes disturbed every round; run this on a machine that is idle")
-        self.measured[group] = rounds
         return {name: {key: median(one[name][key] for one in rounds) for key in rounds[0][name]} for name in sides} | {
             "rounds": {"count": len(rounds)}
         }
@@ -110,20 +109,26 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["*"], help="patterns of groups: 'start', '32 px, wrn*', …")
     parser.add_argument("--peer", type=Path, default=ROOT / ".venv-torchdistill")
     parser.add_argument("--compile", action="store_true", help="compiled trainings too (a minute more for each)")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="kept here after every row; what it has already is in the table too")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
     install(options.peer)
     bench = Bench(options.peer, options.rounds, options.only)
-    rows = list(all_rows(bench, options))
-    text = f"{table(rows)}\n\n{footer(bench, options)}"
+    rows = {row.what: row for row in before(options.json)}
+    for row in all_rows(bench, options):
+        rows[row.what] = row
+        if options.json:
+            options.json.write_text(json.dumps([asdict(one) for one in rows.values()], indent=1) + "\n")
+    text = f"{table(list(rows.values()))}\n\n{footer(bench)}"
     print(text)
-    if options.json:
-        kept = {"rows": [{**asdict(row), "ratio": row.ratio} for row in rows], "rounds": bench.measured}
-        options.json.write_text(json.dumps(kept, indent=1) + "\n")
     if options.write:
         marked = re.compile("(<!-- figures -->\n).*(<!-- /figures -->)", re.DOTALL)
         PAGE.write_text(marked.sub(lambda found: f"{found[1]}{text}\n{found[2]}", PAGE.read_text()))
+
+
+def before(file: Path | None) -> list[Row]:
+    """What the file has from a run before this, of which the groups measured now are replaced."""
+    return [Row(**row) for row in json.loads(file.read_text())] if file and file.exists() else []
 
 
 def install(peer: Path) -> None:
@@ -192,7 +197,9 @@ def small_rows(bench: Bench, group: str, pair: tuple[str, str], options: argpars
     peer, n = found["torchdistill"]["step"], count(found)
 
     def row(what: str, ours: str, theirs: float, goal: float, **more: bool) -> Row:
-        return Row(f"{group}: {what}", found[ours]["step"], theirs, "s/step", goal, rounds=n, **more)
+        return Row(
+            f"{group}: {what}", found[ours]["step"], theirs, "s/step", goal, rounds=n, steps=options.steps, **more
+        )
 
     yield row("cold, over torchdistill", "auto", peer, 3.0, faster=True, half=True)
     yield row("strict fp32, over torchdistill", "strict", peer, 1.2, faster=True)
@@ -218,7 +225,7 @@ def large_rows(bench: Bench, group: str, pair: tuple[str, str], steps: int) -> I
     peer, n = found["torchdistill"]["step"], count(found)
 
     def row(what: str, ours: str, theirs: float, goal: float, **flags: bool) -> Row:
-        return Row(f"{group}: {what}", found[ours]["step"], theirs, "s/step", goal, rounds=n, **flags)
+        return Row(f"{group}: {what}", found[ours]["step"], theirs, "s/step", goal, rounds=n, steps=steps, **flags)
 
     if pair == LARGE[0]:
         yield row("cold, over torchdistill", "auto", peer, 3.3, faster=True, half=True)
@@ -235,7 +242,7 @@ def sweep_row(group: str, found: dict[str, Figures], steps: int, batch: int, goa
     ours = found["stored"]["fill"] * steps * batch + SWEEP * steps * found["stored"]["step"]
     theirs = SWEEP * steps * found["torchdistill"]["step"]
     what = f"{group}: sweep of {SWEEP} with its store filled, over {SWEEP} of torchdistill's (computed)"
-    return Row(what, ours, theirs, "s", goal, faster=True, half=True, rounds=rounds)
+    return Row(what, ours, theirs, "s", goal, faster=True, half=True, rounds=rounds, steps=steps)
 
 
 def launch_rows(bench: Bench) -> Iterator[Row]:
@@ -291,18 +298,26 @@ def bf16() -> bool:
 
 
 def table(rows: list[Row]) -> str:
-    lines = ["| what | kdrun | other | ratio | goal | | rounds |", "|---|---|---|---|---|---|---|"]
+    lines = ["| what | kdrun | other | ratio | goal | | rounds x steps |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         start = row.what.startswith("start")
         other = "" if start else f"{row.theirs:.4g} {row.unit}"
         ratio = "" if start else f"{row.ratio:.3f}{'×' if row.faster else ''}"
         goal = f"{'≥' if row.faster else '≤'} {row.goal:g}{'×' if row.faster else ''}{'*' if row.half else ''}"
-        cells = [row.what, f"{row.ours:.4g} {row.unit}", other, ratio, goal, row.verdict, str(row.rounds)]
+        cells = [
+            row.what,
+            f"{row.ours:.4g} {row.unit}",
+            other,
+            ratio,
+            goal,
+            row.verdict,
+            f"{row.rounds} x {row.steps}" if row.steps else str(row.rounds),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def footer(bench: Bench, options: argparse.Namespace) -> str:
+def footer(bench: Bench) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
     import torch
@@ -313,8 +328,8 @@ def footer(bench: Bench, options: argparse.Namespace) -> str:
     return (
         f"{date.today()}, {packages}, torchdistill {peer}, Python {platform.python_version()}, {processor}, "
         f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, bf16 in hardware: "
-        f"{'yes' if bf16() else 'no'}. Medians of undisturbed rounds of {options.steps} steps at 32 px, batch 64, and "
-        f"{options.steps // 10} at 224 px, batch 16. A `×` is how many times faster; without it, how much "
+        f"{'yes' if bf16() else 'no'}. Medians of undisturbed rounds; batch 64 at 32 px, 16 at 224 px. "
+        "A `×` is how many times faster; without it, how much "
         "of the other's time or memory. \\* needs hardware that computes in bf16. Made by `scripts/bench.py`."
     )
 

@@ -18,14 +18,18 @@ FEATURE = "projected"  # the student's feature as the teacher's classifier wants
 
 
 class Projector(nn.Module):
-    """Three convolutions (1x1, 3x3, 1x1), each with batch norm, from a student's feature to a teacher's map."""
+    """Three convolutions (1x1, 3x3, 1x1), each with batch norm, from a student's feature to a teacher's map.
+
+    Where that is one pixel, the middle one is 1x1 too: the rest of it would see nothing but zeros.
+    """
 
     def __init__(self, known: int, wanted: int, reduction: int, pixels: int, rectified: bool) -> None:
         super().__init__()
         self.size = (pixels, pixels)
         hidden = max(1, wanted // reduction)
         first = [nn.Conv2d(known, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()]
-        middle = [nn.Conv2d(hidden, hidden, 3, padding=1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()]
+        side = 3 if pixels > 1 else 1
+        middle = [nn.Conv2d(hidden, hidden, side, padding=side // 2, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()]
         last = [nn.Conv2d(hidden, wanted, 1, bias=False), nn.BatchNorm2d(wanted), *([nn.ReLU()] if rectified else [])]
         self.layers = nn.Sequential(*first, *middle, *last)
 

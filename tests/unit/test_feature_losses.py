@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -431,6 +433,11 @@ def data() -> Data:
 
 
 def config_of(kind: str, *words: str) -> dict[str, Any]:
+    return copy.deepcopy(_composed(kind, words))
+
+
+@cache
+def _composed(kind: str, words: tuple[str, ...]) -> dict[str, Any]:
     return stage_config("distill", [f"loss={kind}", "epochs=1", "batch_size=8", "optimizer.lr=0.01", *words])
 
 

@@ -27,8 +27,8 @@ LEAST = {"rkd": 3, "pkt": 3, **dict.fromkeys(["sp", "cc", "srd", "crd", "reviewk
 def test_a_batch_that_is_too_small_is_refused(kind: str) -> None:
     known, least = data(), LEAST.get(kind, 1)
     assert lookup_term(kind).smallest_batch == least
-    words = [f"batch_size={max(1, least - 1)}"]
-    made = (config_of(kind, *words), model("cnn", known), model("resnet8", known).tapped(), known.test.pixels[:2])
+    config = {**config_of(kind), "batch_size": max(1, least - 1)}
+    made = (config, model("cnn", known), model("resnet8", known).tapped(), known.test.pixels[:2])
     if least == 1:
         assert assembly.learner(*made, known.train)
         return
@@ -39,7 +39,8 @@ def test_a_batch_that_is_too_small_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_loss_says_in_one_line_which_tap_is_missing_and_which_there_are(kind: str) -> None:
-    known, config = data(), config_of(kind, f"loss.terms.{kind}.pairs={{stage1: stage9}}")
+    known, config = data(), config_of(kind)
+    config["loss"]["terms"][kind]["pairs"] = {"stage1": "stage9"}
     told = (
         rf"^loss\.terms\.{kind}, teacher cifar_resnet, student cnn: tap 'stage9' is not in the teacher; it has "
         r"stage1 \(16, 8, 8\), stage2 \(32, 4, 4\), stage3 \(64, 2, 2\), embedding \(64,\)$"
@@ -55,7 +56,8 @@ ONE = ["sp", "rkd", "pkt", "cc", "srd", "crd", "ft", "simkd"]  # read one featur
 
 @pytest.mark.parametrize("kind", ONE)
 def test_a_loss_that_reads_one_feature_says_so(kind: str) -> None:
-    known, config = data(), config_of(kind, f"loss.terms.{kind}.pairs={{stage1: stage1, stage2: stage2}}")
+    known, config = data(), config_of(kind)
+    config["loss"]["terms"][kind]["pairs"] = {"stage1": "stage1", "stage2": "stage2"}
     told = f"loss.terms.{kind}, teacher cifar_resnet, student cnn: .*reads one feature of each model; give one pair$"
     with pytest.raises(UsageError, match=told):
         assembly.learner(

@@ -15,6 +15,7 @@ from kdrun.losses import Term
 from kdrun.losses.cross_entropy import CrossEntropy
 from kdrun.losses.kd import KD
 from kdrun.losses.term import teacher_logits
+from kdrun.stages import optimise
 from kdrun.taps import Tapped
 from kdrun.types import Batch, Outputs
 from tests.conftest import mutated
@@ -134,10 +135,31 @@ def test_the_length_of_each_gradient_is_measured_and_changes_nothing() -> None:
     with pytest.raises(AssertionError):
         check_norms(mutated(engine, "*squares]).sum().sqrt()", "*squares]).sum()"))
     weights, keys = [], []
-    for every in (1, 1000):
+    for every in (1, 1000, None):
         training = fresh()
         reports = list(engine.fit(training, teacher, Batches(), recipe(engine, norms_every=every)))
         weights.append(training.learner.state_dict())
-        keys.append([key for key in reports[-1].metrics if key.startswith("gradient/")])
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    assert keys == [["gradient/task", "gradient/kd"], ["gradient/task", "gradient/kd"]]
+        keys.append([[key for key in one.metrics if key.startswith("gradient/")] for one in (reports[0], reports[-1])])
+    assert all(torch.equal(weights[0][key], other[key]) for other in weights for key in weights[0])
+    first, last = ["gradient/prepare"], ["gradient/task", "gradient/kd"]
+    assert keys == [[first, last], [first, []], [[], []]], "counted over the whole training, the first step included"
+
+
+# ----------------------------------------------------------------------------------------------------- early stopping
+
+
+def check_patience(module: ModuleType) -> None:
+    """Three epochs without a better validation end a training of patience 3, but not in the first phase."""
+    training = fresh()
+    config = {"early_stopping": {"patience": 3}}
+    course = module.Course(None, None, config, training, None, None, measured=4, best=0)
+    training.learner.progress(0.5)
+    assert course.exhausted
+    training.learner.progress(0.3)
+    assert not course.exhausted
+
+
+def test_early_stopping_waits_for_the_last_phase() -> None:
+    check_patience(optimise)
+    with pytest.raises(AssertionError):
+        check_patience(mutated(optimise, "not preparing and ", ""))
