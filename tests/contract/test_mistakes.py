@@ -245,8 +245,8 @@ MISTAKES: list[tuple[Check, ModuleType, str, str]] = [
     (
         the_learning_rate_is_that_of_the_config,
         assembly,
-        "OPTIMIZERS[kind](built.parameters(), **node)",
-        'OPTIMIZERS[kind](built.parameters(), **{**node, "lr": node["lr"] / 5})',
+        "OPTIMIZERS[kind](built.parameters(), **node, **fused)",
+        'OPTIMIZERS[kind](built.parameters(), **{**node, "lr": node["lr"] / 5}, **fused)',
     ),
     (going_on_forgets_no_random_numbers, engine, "seed_all(recipe.device, recipe.seed, epoch, step)", "pass"),
 ]

@@ -242,7 +242,7 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "no such augmentation": (words("train augment=[crop,fip]"), 2, "did you mean flip?"),
     "no such experiment": (words("distill experiment=mnist_cn"), 2, "did you mean mnist_cnn?"),
     "no choice": (words("distill student=null"), 2, "kdrun distill needs one"),
-    "an empty choice": (words("distill loss="), 2, "there is no such loss; allowed: at, cc"),
+    "an empty choice": (words("distill loss="), 2, "there is no such loss; allowed: ab, adversarial, at"),
     "a list of choices": (words("distill optimizer=[sgd,adam]"), 2, "takes one name; only augment takes a list"),
     "an empty list of choices": (words("train augment=[]"), 2, "write augment=none"),
     "a sweep without -m": (words("distill seed=0,1"), 2, "several values are a sweep, which needs -m"),
@@ -318,7 +318,7 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "a tap in a mix": (
         [*CONVOLUTIONAL, "loss=mix", "loss.terms={at:9,fitnet:{weight:1,pairs:{stage4:stage1}}}"],
         2,
-        "loss.terms.fitnet, teacher cnn, student cnn: tap 'stage4' is not in the student; it has stage1, stage2,",
+        "loss.terms.fitnet, teacher cnn, student cnn: tap 'stage4' is not in the student; it has stage1 (8, 8, 8), stage2",
     ),
     "pairs of a number": ([*FITNET, "loss.terms.fitnet.pairs=5"], 2, "must map taps of the student to taps"),
     "pairs of nothing": ([*FITNET, "loss.terms.fitnet.pairs={}"], 2, "must map taps of the student to taps"),
