@@ -81,7 +81,7 @@ def test_a_convex_loss_expands_to_task_and_term_without_rounding_dirt() -> None:
     config = stage_config("distill", ["loss.alpha=0.7", "loss.temperature=2.0"])
     assert config["loss"] == {
         "task": {"kind": "cross_entropy", "weight": 0.3},
-        "terms": {"kd": {"kind": "kd", "weight": 0.7, "temperature": 2.0}},
+        "terms": {"kd": {"kind": "kd", "weight": 0.7, "temperature": 2.0, "confidence": 0.0}},
     }
     assert expanded_loss(config["loss"]) == config["loss"]
 

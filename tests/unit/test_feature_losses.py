@@ -41,7 +41,6 @@ from kdrun.losses.sp import sp_loss
 from kdrun.losses.srd import srd_loss
 from kdrun.losses.vid import vid_loss
 from kdrun.models.building import Model, build
-from kdrun.stages.teacher import Source
 from kdrun.teachers.live import LiveTeacher
 from tests.conftest import mutated
 
@@ -588,15 +587,6 @@ def test_told_taps_and_pairs_hold() -> None:
     config = config_of("at", "loss.terms.at.pairs={stage1: stage9}")
     with pytest.raises(UsageError, match="tap 'stage9' is not in the teacher; it has stage1"):
         assembly.learner(config, learns, taught, assembly.probe_images(known))
-
-
-def test_features_are_never_taken_from_the_store() -> None:
-    source = Source.__new__(Source)
-    source.config = config_of("at")
-    assert source.choose() == "live"
-    source.config = config_of("at", "teacher.outputs=stored")
-    with pytest.raises(UsageError, match="reads the teacher's features, and logits alone are stored"):
-        source.choose()
 
 
 def test_taps_bear_on_a_distillation_and_on_no_training_with_labels() -> None:
