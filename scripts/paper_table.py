@@ -10,15 +10,10 @@ epoch is measured. The published numbers stand in the recipes. Runs that exist a
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import statistics
-import subprocess
-import sys
 from pathlib import Path
 
-import yaml
-from recipes_table import put
+from recipes_table import percent, put, run
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "conf" / "experiment" / "cifar100"
@@ -40,7 +35,8 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
     ]
     for name in options.only:
-        runs = [run(name, seed, options.words, options.output_dir) for seed in options.seeds]
+        command = (f"experiment=cifar100/{name}", *options.words)
+        runs = [run(command, seed, options.output_dir) for seed in options.seeds]
         lines.append(row(name, runs))
     told = (
         f"Test accuracy in %, mean ± sd over seeds {', '.join(map(str, options.seeds))}, one teacher. Published "
@@ -65,30 +61,13 @@ def published(name: str) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-def run(name: str, seed: int, words: list[str], folder: Path) -> dict[str, float]:
-    """The summary of the completed run of this command line; run now if there is none."""
-    wanted = [f"experiment=cifar100/{name}", *words, f"seed={seed}", f"output_dir={folder}"]
-    for file in sorted(folder.glob("distill/*/overrides.yaml")):
-        summary = file.with_name("summary.json")
-        if yaml.safe_load(file.read_text()) == wanted and summary.is_file():
-            return json.loads(summary.read_text())
-    print(f"running: kdrun distill {' '.join(wanted)}", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "kdrun", "distill", *wanted], check=True, stdout=subprocess.DEVNULL)
-    return run(name, seed, words, folder)
-
-
 def row(name: str, runs: list[dict[str, float]]) -> str:
     distilled, teacher, alone = published(name)
-    ours = [spread([100 * one[key] for one in runs]) for key in KEYS]
+    ours = [percent(runs, key) for key in KEYS]
     return f"| `{name}` | {ours[0]} | {teacher} | {ours[1]} | {alone} | {ours[2]} | {distilled} |"
 
 
 KEYS = ("teacher/test/accuracy", "alone/test/accuracy", "test/accuracy")
-
-
-def spread(values: list[float]) -> str:
-    mean = f"{statistics.mean(values):.2f}"
-    return mean if len(set(values)) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 if __name__ == "__main__":
