@@ -18,7 +18,7 @@ from kdrun import __version__, commands, stopping
 from kdrun.errors import KdrunError, UsageError, brief, suggestion
 from kdrun.redact import is_credential, redacted
 from kdrun.running import in_one_line, run_stage, show
-from kdrun.words import key_values, option, overrides_of, positional_run, without_option
+from kdrun.words import CONFIG_DIR, key_values, option, overrides_of, positional_run, without_option
 
 HELP = """\
 kdrun: knowledge distillation from the command line, with numbers that can be trusted
@@ -93,6 +93,10 @@ def dispatch(arguments: list[str], debug: bool) -> int:
     if command not in STAGES and {"--help", "-h"} & set(rest):
         print(HELP, end="")
         return 0
+    plugins = option(rest, "--plugin")
+    rest = without_option(rest, "--plugin")
+    for plugin in plugins:
+        _plug_in(plugin)
     if command == "list":
         return commands.listed(rest)
     if command == "tune":
@@ -121,30 +125,19 @@ def dispatch(arguments: list[str], debug: bool) -> int:
 def _stage(command: str, arguments: list[str], debug: bool) -> int:
     gc.disable()  # composing makes many objects and no garbage: a tenth of its time; on again when a job starts
     stage = STAGES[command]
-    words, plugins = option(arguments, "--plugin")
-    folders = [Path(folder) for folder in option(words, "--config-dir", "-cd")[1]]
-    missing = [str(folder) for folder in folders if not folder.is_dir()]
-    if missing:
-        raise UsageError(f"--config-dir {missing[0]}: there is no such folder")
-    if folders:
-        from kdrun.records.foreign import check_config_folder
-
-        for folder in folders:
-            check_config_folder(folder)
+    words, folders = arguments, commands.config_folders(arguments)
     flags = [word.partition("=")[0] for word in words]
     if any(len(flag) > 3 and "--experimental-rerun".startswith(flag) for flag in flags):  # argparse takes beginnings
         raise UsageError("--experimental-rerun loads a pickle, which can run any code; use `kdrun reproduce <run>`")
     if stage == "evaluate":
         words = positional_run(words)
-    for plugin in plugins:
-        _plug_in(plugin)
     if SWEEP & set(words) and not (HYDRA_FLAGS - SWEEP) & set(words):
-        return _sweep(stage, words, folders, plugins, debug)
+        return _sweep(stage, words, folders, debug)
     if any(word in HYDRA_FLAGS or word.startswith(("--cfg=", "--info=")) for word in words):
         return _through_hydra(stage, words, folders, debug)
     from kdrun.config import stage_config
 
-    overrides = without_option(words, "--config-dir", "-cd")
+    overrides = without_option(words, *CONFIG_DIR)
     strange = [word for word in overrides if word.startswith("-")]
     if strange:
         raise UsageError(f"unknown option {brief(strange[0])}; `kdrun --help` lists those there are")
@@ -195,43 +188,39 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
     return max(codes)
 
 
-def _sweep(stage: str, words: list[str], folders: list[Path], plugins: list[str], debug: bool) -> int:
+def _sweep(stage: str, words: list[str], folders: list[Path], debug: bool) -> int:
     """`-m`: checked as far as it can be before the first job, then each job in a process of its own."""
     from kdrun.config import check_sweep, jobs_that_share_a_teacher, swept_keys
 
     typed = overrides_of(words)
-    secret = next((word.partition("=")[0] for word in typed if is_credential(word.partition("=")[0])), None)
-    if secret is not None:
-        raise UsageError(f"a sweep keeps what it is given in a file; set it in the environment: {secret}")
+    _refuse_secrets(typed)
     check_sweep(stage, typed, folders)
     if any(word.lstrip("+").startswith(("hydra/launcher", "hydra/sweeper", "hydra.sweeper")) for word in typed):
         return _through_hydra(stage, words, folders, debug)
+    from kdrun import lookup
     from kdrun.reports.sweep import results
     from kdrun.sweeps.sweep import Sweep, carry_out, sweep_name
 
-    keys = dict(word.split("=", 1) for word in typed)
-    name = keys.get("sweep.name", "").strip("'") or sweep_name(stage, typed, swept_keys(typed))
-    folder = Path(keys.get("output_dir", "outputs").strip("'")) / "sweeps" / name
+    folder = _sweep_folder(typed, sweep_name(stage, typed, swept_keys(typed)))
     shared = jobs_that_share_a_teacher(typed) > 1
-    code = carry_out(Sweep(stage, typed, folder, folders, plugins, shared, debug))
+    code = carry_out(Sweep(stage, typed, folder, folders, lookup.PLUGINS, shared, debug))
     print(f"\n{results(folder)}")
     return code
 
 
 def _tune(arguments: list[str], debug: bool) -> int:
     """`search=` and `trials=` are ours; everything else is what all trials have in common."""
-    words, plugins = option(arguments, "--plugin")
-    folders = [Path(folder) for folder in option(words, "--config-dir", "-cd")[1]]
-    words = without_option(words, "--config-dir", "-cd")
+    folders = commands.config_folders(arguments)
+    words = without_option(arguments, *CONFIG_DIR)
     own = {key: value for key, _, value in (word.partition("=") for word in words) if key in ("search", "trials")}
     typed = [word for word in words if word.partition("=")[0] not in own]
     trials = own.get("trials", "1")
     if not trials.isdigit() or not 1 <= int(trials) <= 100_000:
         raise UsageError(f"trials={brief(trials)}: must be a whole number from 1 to 100000")
-    if any(word.startswith("-") for word in typed):
+    if any(word.startswith("-") or "=" not in word for word in typed):
         raise UsageError("usage: kdrun tune [search=<name>] [trials=NUMBER] [key=value …]")
-    for plugin in plugins:
-        _plug_in(plugin)
+    _refuse_secrets(typed)
+    from kdrun import lookup
     from kdrun.sweeps.space import check, read_search
     from kdrun.sweeps.sweep import sweep_name
     from kdrun.sweeps.tune import Tuning, found, tune
@@ -239,12 +228,24 @@ def _tune(arguments: list[str], debug: bool) -> int:
     search = read_search(own.get("search", "kd"), folders, int(trials) if "trials" in own else None)
     common = typed if any(word.startswith("baseline=") for word in typed) else [*typed, "baseline=false"]
     check(search, common, folders)
-    keys = dict(word.split("=", 1) for word in typed)
-    name = keys.get("sweep.name", "").strip("'") or sweep_name("tune", typed, [f"search.{search.name}"])
-    folder = Path(keys.get("output_dir", "outputs").strip("'")) / "sweeps" / name
-    code = tune(Tuning(search, common, folder, folders, plugins, debug))
+    folder = _sweep_folder(typed, sweep_name("tune", typed, [f"search.{search.name}"]))
+    code = tune(Tuning(search, common, folder, folders, lookup.PLUGINS, debug))
     print(f"\n{found(folder)}")
     return code
+
+
+def _refuse_secrets(typed: list[str]) -> None:
+    """The words of a sweep are kept, to go on with it."""
+    secret = next((word.partition("=")[0] for word in typed if is_credential(word.partition("=")[0])), None)
+    if secret is not None:
+        raise UsageError(f"a sweep keeps what it is given in a file; set it in the environment: {secret}")
+
+
+def _sweep_folder(typed: list[str], name: str) -> Path:
+    """Where the words put the manifest: `output_dir/sweeps/<sweep.name>`, by this name if they give none."""
+    keys = dict(word.split("=", 1) for word in typed)
+    chosen = keys.get("sweep.name", "").strip("'") or name
+    return Path(keys.get("output_dir", "outputs").strip("'")) / "sweeps" / chosen
 
 
 def _completion(arguments: list[str]) -> int:
@@ -292,7 +293,7 @@ def _resume(arguments: list[str], debug: bool) -> int:
         stage, typed = read_sweep(path)
         typed = [word for word in typed if not word.startswith(("sweep.name=", "output_dir="))]
         places = [f"sweep.name='{path.name}'", f"output_dir='{path.absolute().parents[1]}'"]
-        return _sweep(stage, [*typed, *places], [], [], debug)
+        return _sweep(stage, [*typed, *places], [], debug)
     from kdrun.records.run import is_completed, read_info
 
     read_info(path)  # refused before torch is imported

@@ -6,20 +6,34 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.errors import UsageError, brief, suggestion
-from kdrun.words import key_values, number, option, without_option
+from kdrun.words import CONFIG_DIR, key_values, number, option, without_option
+
+
+def config_folders(words: list[str]) -> list[Path]:
+    """The folders of `--config-dir`, checked. Raises `UsageError` for one that is missing or holds what it may not."""
+    folders = [Path(folder) for folder in option(words, *CONFIG_DIR)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"--config-dir {folder}: there is no such folder")
+    if folders:
+        from kdrun.records.foreign import check_config_folder
+
+        for folder in folders:
+            check_config_folder(folder)
+    return folders
 
 
 def listed(arguments: list[str]) -> int:
-    words, folders = option(arguments, "--config-dir", "-cd")
+    words, folders = without_option(arguments, *CONFIG_DIR), config_folders(arguments)
     if words[:1] == ["taps"]:
-        return _list_taps(words[1:], [Path(folder) for folder in folders])
+        return _list_taps(words[1:], folders)
     conditions = [word for word in words if words[0] == "runs" and any(sign in word for sign in "=<>")]
     conditions = [word for word in conditions if not word.startswith("output_dir=")]
     keys, rest = key_values([word for word in words if word not in conditions], ("output_dir",))
     from kdrun.lookup import conf_dir
     from kdrun.reports.listing import listing
 
-    where = [conf_dir(), *(Path(folder) for folder in folders)]
+    where = [conf_dir(), *folders]
     if len(rest) > 1:
         raise UsageError(f"kdrun list takes one word, not {len(rest)}")
     print(listing(rest[0] if rest else None, where, Path(keys.get("output_dir", "outputs")), conditions))
@@ -55,8 +69,8 @@ def predicted(arguments: list[str]) -> int:
 
 
 def reproduced(arguments: list[str], debug: bool) -> int:
-    words, tolerances = option(arguments, "--tolerance")
-    words = without_option(words, "--tolerance")
+    tolerances = option(arguments, "--tolerance")
+    words = without_option(arguments, "--tolerance")
     keys, words = key_values(
         [word for word in words if word != "--rebuild"], ("run", "data_dir", "device", "device.threads")
     )
@@ -136,7 +150,7 @@ def stored(arguments: list[str], debug: bool) -> int:
 def _fill(words: list[str], debug: bool) -> int:
     from kdrun.config import stage_config
 
-    config = stage_config("distill", words)
+    config = stage_config("distill", without_option(words, *CONFIG_DIR), config_folders(words))
     from kdrun.progress import shown
     from kdrun.stages.teacher import fill_store
 

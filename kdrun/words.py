@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from kdrun.errors import UsageError, brief
 
+CONFIG_DIR = ("--config-dir", "-cd")
 
-def option(words: list[str], *names: str) -> tuple[list[str], list[str]]:
-    """The words, and every value of an option. `--plugin` is ours and is taken out; Hydra's own options stay."""
-    values, rest, pending = [], [], False
+
+def option(words: list[str], *names: str) -> list[str]:
+    """Every value of an option, given as `--name value` or `--name=value`. Raises `UsageError` when one is missing."""
+    values, pending = [], False
     for word in words:
         flag, equals, value = word.partition("=")
         if pending:
@@ -18,11 +22,9 @@ def option(words: list[str], *names: str) -> tuple[list[str], list[str]]:
         elif flag in names:
             values += [value] if equals else []
             pending = not equals
-        else:
-            rest.append(word)
     if pending:
         raise UsageError(f"{names[0]} needs a value")
-    return (rest if names[0] == "--plugin" else words), values
+    return values
 
 
 def without_option(words: list[str], *names: str) -> list[str]:
@@ -43,7 +45,7 @@ def positional_run(words: list[str]) -> list[str]:
     done = []
     before = ""
     for word in words:
-        plain = not word.startswith(("-", "+", "~")) and "=" not in word and before not in ("--config-dir", "-cd")
+        plain = not word.startswith(("-", "+", "~")) and "=" not in word and before not in CONFIG_DIR
         if plain and before not in ("--cfg", "-c", "--info", "-i", "--package", "-p"):
             done.append("run='" + word.replace("\\", "\\\\").replace("'", "\\'") + "'")
         else:
@@ -79,4 +81,13 @@ def number(name: str, text: str) -> float:
 
 def overrides_of(words: list[str]) -> list[str]:
     """What sets a key, without options."""
-    return [word for word in without_option(words, "--config-dir", "-cd") if "=" in word and word[0] != "-"]
+    return [word for word in without_option(words, *CONFIG_DIR) if "=" in word and word[0] != "-"]
+
+
+def by_key(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A config's values by the key one types for them: `loss.alpha`. An empty mapping is a value."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from by_key(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -44,7 +44,7 @@ def compare(words: list[str]) -> str:
 
 
 def _asked(words: list[str]) -> tuple[list[Path], Path | None, str]:
-    outs, forms = option(words, "--out")[1], option(words, "--format")[1]
+    outs, forms = option(words, "--out"), option(words, "--format")
     rest = without_option(words, "--out", "--format")
     strange = [word for word in rest if word.startswith("-")]
     if strange or not rest:

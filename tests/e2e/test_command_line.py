@@ -98,6 +98,8 @@ def test_what_hydra_offers_works_under_a_command(kdrun: Command, tmp_path: Path)
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "own.yaml").write_text("# Own.\nkind: mlp\nwidths: [3]\ndropout: 0.0\n")
     assert "- 3" in kdrun("distill", "--config-dir", "mine", "teacher=own", "--cfg", "job").out
+    assert "own " in kdrun("list", "models", "--config-dir", "mine").out
+    assert "embedding" in kdrun("list", "taps", "model=own", "--config-dir", "mine").out
 
 
 def test_completion_knows_commands_and_options(tmp_path: Path) -> None:
