@@ -88,12 +88,3 @@ def scalars(lines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float, in
         for key, value in line.items():
             if key not in ("epoch", "split") and isinstance(value, int | float):
                 yield f"{line['split']}/{key}", float(value), int(line["epoch"])
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A config by dotted key."""
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

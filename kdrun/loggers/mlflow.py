@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdrun.loggers import flat, scalars
+from kdrun.loggers import scalars
 from kdrun.records.run import Mirror, Run
+from kdrun.words import by_key
 
 REQUIRES = "mlflow"
 LONGEST = 500  # characters of a parameter
@@ -24,7 +25,7 @@ class MLflow:
             known.experiment_id if known else self.client.create_experiment(experiment, (folder / "mlflow").as_uri())
         )
         self.id = self.client.create_run(number, run_name=run.path.name, tags={"kdrun.run": str(run.path)}).info.run_id
-        for key, value in flat(config):
+        for key, value in by_key(config):
             self.client.log_param(self.id, key, str(value)[:LONGEST])
 
     def metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:

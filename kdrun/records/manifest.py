@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,24 +14,31 @@ from kdrun.records import lock
 from kdrun.records.files import read_json, unwritable, write, write_json
 from kdrun.records.foreign import read_text
 from kdrun.records.run import PLACES
+from kdrun.words import by_key
 
 FORMAT = 1
 DONE = ("completed", "reused")
-NOT_OF_THE_JOB = {*PLACES, "sweep", "store", "checkpoint", "logger", "dataset.workers"}
+NOT_OF_THE_JOB = {
+    *PLACES,
+    "sweep",
+    "store",
+    "checkpoint",
+    "logger",
+    "dataset.workers",
+    "dataset.cache",
+    "dataset.cache_gb",
+}
 Job = dict[str, Any]  # job (its key), overrides, setting (those that are swept), status, reason, run, fingerprint
 
 
 def job_key(config: Mapping[str, Any]) -> str:
     """The identity of a job: its config without places and without how it is carried out."""
-    content = {key: value for key, value in _flat(config, "") if not NOT_OF_THE_JOB & {key, key.partition(".")[0]}}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(of_the_job(by_key(config)), sort_keys=True).encode()).hexdigest()
 
 
-def _flat(node: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in node.items():
-        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [(f"{prefix}{key}", value)]
-    return pairs
+def of_the_job(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Those of a config's values by key that say what a job is, not where and how it is carried out."""
+    return {key: value for key, value in values if not NOT_OF_THE_JOB & {key, key.partition(".")[0]}}
 
 
 class Manifest:

@@ -14,6 +14,7 @@ from typing import Any
 from kdrun.errors import KdrunError, UsageError, brief, suggestion
 from kdrun.records.foreign import read_text
 from kdrun.reports.reading import Record
+from kdrun.words import by_key
 
 CONDITION = re.compile(r"([\w./@-]+?)(>=|<=|!=|=|>|<)(.*)", re.DOTALL)
 LINE = re.compile(r"( *)(?:- (.*)|([\w@/-]+):(?: (.*))?)")
@@ -72,17 +73,9 @@ def values_of(run: Record) -> dict[str, str]:
     config = _typed(_config(run))
     facts = {"status": run.status, "stage": run.stage, "name": run.path.name, "run": str(run.path), "data": run.data}
     numbers = {key: repr(value) for key, value in run.summary.items()}
-    return {**config, **_leaves(run.info, ""), **numbers, **facts}
-
-
-def _leaves(node: Mapping[str, Any], prefix: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            found |= _leaves(value, f"{prefix}{key}.")
-        elif not isinstance(value, list):
-            found[f"{prefix}{key}"] = "null" if value is None else str(value)
-    return found
+    info = {key: value for key, value in by_key(run.info) if not isinstance(value, dict | list)}
+    info = {key: "null" if value is None else str(value) for key, value in info.items()}
+    return {**config, **info, **numbers, **facts}
 
 
 def _config(run: Record) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kdrun.records.files import read_json
 from kdrun.records.run import read_info
+from kdrun.reports.tables import aligned, shown_number
 
 Row = tuple[str, str]  # heading, key in the summary
 ROWS: tuple[Row, ...] = (
@@ -36,11 +37,12 @@ def outcome(run: Path) -> str:
     roles = [role for role in roles if f"{role}/parameters" in summary]
     lines = [["", *("student alone" if role == "alone" else role for role in roles)]]
     for heading, key in ROWS:
-        cells = [_number(key, summary.get(key if role in ("student", "model") else f"{role}/{key}")) for role in roles]
+        named = [key if role in ("student", "model") else f"{role}/{key}" for role in roles]
+        cells = [shown_number(key, summary.get(name)) for name in named]
         lines += [[heading, *cells]] if any(cells) else []
     for heading, key in COSTS:
-        lines.append([heading, *(_number(key, summary.get(f"{role}/{key}")) for role in roles)])
-    return "\n".join([*_aligned(lines), "", *verdict(info, summary), f"run: {run}"])
+        lines.append([heading, *(shown_number(key, summary.get(f"{role}/{key}")) for role in roles)])
+    return "\n".join([*aligned(lines), "", *verdict(info, summary), f"run: {run}"])
 
 
 def verdict(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
@@ -60,39 +62,3 @@ def verdict(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
     else:
         said.append("gap closed: not stated, teacher and student alone differ by less than two standard errors")
     return said
-
-
-def _number(key: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    if key.endswith(("accuracy", "agreement", "generalisation_gap")):
-        return f"{100 * value:.2f} %"
-    if key.endswith("_seconds"):
-        return f"{1000 * value:.2f} ms"
-    if key.endswith("_per_second"):
-        return f"{value:,.0f} images/s"
-    if key == "size_bytes":
-        return f"{value / 2**20:.2f} MB"
-    if key in ("parameters", "flops"):
-        return _scaled(value)
-    return f"{value:.4f}"
-
-
-def _scaled(value: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.2f} {unit}"
-    return f"{value:.0f}"
-
-
-def _aligned(lines: list[list[str]]) -> list[str]:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    shown = []
-    for line in lines:
-        cells = [
-            line[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-        ]
-        shown.append("  ".join(cells).rstrip())
-    shown.insert(1, "-" * len(shown[0]))
-    return shown

@@ -14,6 +14,7 @@ from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.records.foreign import read_json, read_text, read_yaml
 from kdrun.records.manifest import DONE, read_jobs
 from kdrun.records.run import read_info, status
+from kdrun.words import by_key
 
 MOST_RUNS = 5000
 MOST_OF_A_HISTORY = 20_000_000  # bytes
@@ -40,7 +41,7 @@ class Record:
     @cached_property
     def flat(self) -> dict[str, Any]:
         """The saved config by dotted key; a convex loss as it is typed: `loss`, `loss.alpha`, `loss.temperature`."""
-        return dict(_flat(_as_typed(self.config), ""))
+        return dict(by_key(_as_typed(self.config)))
 
     @property
     def stage(self) -> str:
@@ -169,14 +170,6 @@ def _numbers(values: Any) -> Iterator[tuple[str, float]]:
         found = number(value)
         if found is not None:
             yield str(key), found
-
-
-def _flat(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _as_typed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from kdrun.records.run import PLACES
+from kdrun.records.manifest import of_the_job
 from kdrun.reports.reading import Found, Record, mapping, text
 
-NOT_A_DIFFERENCE = {*PLACES, "seed", "resume", "data_dir", "output_dir"}  # where and how, not what
-HOW = ("sweep.", "store.", "checkpoint.", "logger.", "dataset.workers", "dataset.path", "dataset.memory_gb")
 NOTHING = "–"
 BEFORE_WORDS = "kind"  # of a node: `teacher.kind=mlp` is written `teacher=mlp`
 
@@ -64,8 +62,8 @@ def spread(values: Iterable[float]) -> Spread | None:
 
 def what(run: Record) -> dict[str, Any]:
     """The flat config of a run without its seed and without where and how it was carried out."""
-    own = {key: value for key, value in run.flat.items() if key not in NOT_A_DIFFERENCE and not key.startswith(HOW)}
-    return {"stage": run.stage, **own}
+    own = of_the_job(run.flat.items())
+    return {"stage": run.stage, **{key: value for key, value in own.items() if key not in ("seed", "dataset.path")}}
 
 
 def settings_of(found: Found) -> list[Setting]:

@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from kdrun.errors import KdrunError, brief
 from kdrun.records.files import read_json
 from kdrun.records.manifest import DONE, read_jobs
+from kdrun.reports.settings import Spread, spread
+from kdrun.reports.tables import aligned, shown_spread
 
 COLUMNS = {"val accuracy": "val/accuracy", "test accuracy": "test/accuracy", "gain": "gain"}
 
@@ -24,8 +25,8 @@ class Setting:
     jobs: int
     summaries: Sequence[dict[str, Any]]
 
-    def values(self, key: str) -> list[float]:
-        return [one[key] for one in self.summaries if isinstance(one.get(key), int | float)]
+    def spread(self, key: str) -> Spread | None:
+        return spread(one[key] for one in self.summaries if isinstance(one.get(key), int | float))
 
 
 def settings(folder: Path) -> list[Setting]:
@@ -48,23 +49,20 @@ def results(folder: Path) -> str:
     found = settings(folder)
     rows = [["setting", "n", "missing", *COLUMNS]]
     for one in found:
-        cells = [_spread(one.values(key)) for key in COLUMNS.values()]
+        cells = [shown_spread(key, one.spread(key)) for key in COLUMNS.values()]
         rows.append([brief(one.words), str(len(one.summaries)), str(one.jobs - len(one.summaries) or ""), *cells])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "-" * max(len(line) for line in lines))
-    return "\n".join([*lines, "", *_failures(folder), _best(found), f"sweep: {folder}"])
+    return "\n".join([*aligned(rows), "", *_failures(folder), _best(found), f"sweep: {folder}"])
 
 
 def _best(found: Sequence[Setting]) -> str:
-    chosen = [one for one in found if one.values("val/accuracy")]
-    if not chosen:
+    means = {at: one.mean for at, setting in enumerate(found) if (one := setting.spread("val/accuracy")) is not None}
+    if not means:
         return "no setting is called best: there is no validation split to choose by"
-    best = max(chosen, key=lambda one: mean(one.values("val/accuracy")))
+    best = found[max(means, key=means.__getitem__)]
     missing = sum(one.jobs - len(one.summaries) for one in found)
     warning = f" ({missing} jobs are missing, which may change this)" if missing else ""
-    numbers = [f"{name} {_spread(best.values(COLUMNS[name]))}" for name in ("val accuracy", "test accuracy")]
-    return f"best on validation{warning}: {brief(best.words)}: {', '.join(numbers)}, n = {len(best.summaries)}"
+    told = [f"{name} {shown_spread(key, best.spread(key))}" for name, key in COLUMNS.items() if name != "gain"]
+    return f"best on validation{warning}: {brief(best.words)}: {', '.join(told)}, n = {len(best.summaries)}"
 
 
 def _failures(folder: Path) -> list[str]:
@@ -82,11 +80,3 @@ def _is_done(job: dict[str, Any]) -> bool:
 def _summary(job: dict[str, Any]) -> dict[str, Any]:
     summary: dict[str, Any] = read_json(Path(str(job["run"])) / "summary.json")
     return summary
-
-
-def _spread(values: Sequence[float]) -> str:
-    """In per cent; without a spread for a single run."""
-    if not values:
-        return ""
-    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.2f}{spread} %"

@@ -19,6 +19,7 @@ import pytest
 
 from kdrun import lookup
 from kdrun.records.manifest import job_key, read_jobs, read_sweep
+from kdrun.reports.settings import Spread
 from kdrun.reports.sweep import results, settings
 from tests.conftest import ROOT, Answer
 from tests.reliability.test_signals import wait_for
@@ -228,7 +229,7 @@ def test_nothing_is_called_best_without_a_validation_split(tmp_path: Path) -> No
     job = {"job": "a", "overrides": ["seed=0"], "setting": "seed=0", "status": "completed", "run": str(run)}
     (tmp_path / "manifest.jsonl").write_text(json.dumps(job) + "\n")
     assert "no setting is called best" in results(tmp_path)
-    assert settings(tmp_path)[0].values("test/accuracy") == [0.9]
+    assert settings(tmp_path)[0].spread("test/accuracy") == Spread(0.9, None, 1)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from statistics import mean, stdev
 import pytest
 
 from kdrun.errors import UsageError
-from kdrun.reports import comparison, filters, reading, settings
+from kdrun.reports import comparison, filters, settings
 from kdrun.reports.board import board
 from kdrun.reports.comparison import compared, differences
 from kdrun.reports.filters import chosen, conditions, flat_lines
@@ -24,6 +24,7 @@ from kdrun.reports.formats import as_csv, as_json, as_markdown
 from kdrun.reports.page import page, policy_hash
 from kdrun.reports.reading import read_runs
 from kdrun.reports.settings import best_on_validation, settings_of
+from kdrun.words import by_key
 from tests.conftest import Answer, mutated
 from tests.synthetic import summary, synthetic_run
 
@@ -162,7 +163,7 @@ def test_a_filter_of_less_that_takes_words_for_numbers_is_noticed() -> None:
 def test_lines_are_read_as_yaml_reads_them(tmp_path: Path) -> None:
     run = read_runs([synthetic_run(tmp_path)]).runs[0]
     read = flat_lines((run.path / "config.yaml").read_text())
-    assert read == {key: str(value) for key, value in reading._flat(run.config, "")}
+    assert read == {key: str(value) for key, value in by_key(run.config)}
 
 
 # ----------------------------------------------------------------------------------------------------------- forms
