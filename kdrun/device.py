@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -13,6 +15,8 @@ from torch import nn
 from kdrun.errors import UsageError
 
 Module = TypeVar("Module", bound=nn.Module)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+MOST = 2**31 - 1  # bytes
 
 
 def pick_device(name: str) -> str:
@@ -108,3 +112,17 @@ def make_deterministic(device: str) -> None:
     if device == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # nothing here reads what it has not written
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def keep_memory() -> None:
+    """Have the process keep the memory that it frees. Only glibc can be told so; elsewhere nothing is done.
+
+    Each step of a training frees its activations and asks for as much again. glibc hands so large pieces back to the
+    system, which clears every page before it gives it out again: at 224 px a fifth of a step's time.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is not None and hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, MOST)
+        library.mallopt(M_TRIM_THRESHOLD, MOST)

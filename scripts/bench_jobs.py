@@ -93,8 +93,10 @@ def kdrun(options: argparse.Namespace) -> Figures:
     """Seconds of a step of `fit`, and of filling the store for a sample."""
     from kdrun import assembly
     from kdrun.engine import fit
+    from kdrun.stages.common import use_device
 
     setting = Setting(options)
+    use_device(setting.config)  # as every stage does
     begin = time.perf_counter()
     answers = setting.source.answers(options.how)
     fill = (time.perf_counter() - begin) / len(setting.data.train)
@@ -189,6 +191,7 @@ def epochs(options: argparse.Namespace) -> Figures:
     from kdrun.engine import fit
     from kdrun.records.run import About, Run
     from kdrun.records.state import StateFiles
+    from kdrun.stages.common import use_device
     from kdrun.stages.optimise import Course
 
     class Silent:
@@ -196,6 +199,7 @@ def epochs(options: argparse.Namespace) -> Figures:
             return None
 
     setting = Setting(options)
+    use_device(setting.config)
     learner = assembly.learner(
         setting.config, setting.student, setting.source.live.model, setting.data.train.pixels[:2]
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from kdrun import assembly
 from kdrun.cost import cost
 from kdrun.datasets.split import Data, Split, stratified
-from kdrun.device import check_compiler, make_deterministic, pick_device, pick_precision, place
+from kdrun.device import check_compiler, keep_memory, make_deterministic, pick_device, pick_precision, place
 from kdrun.engine import Answer, evaluate, results
 from kdrun.models.building import Model
 from kdrun.records.run import Run
@@ -38,13 +38,14 @@ class Setting:
 
 
 def use_device(config: Plain) -> str:
-    """The device of a config, with threads and determinism set for this process."""
+    """The device of a config, with threads, determinism and memory set for this process."""
     device = pick_device(config["device"]["name"])
     if config["device"]["threads"] is not None:
         torch.set_num_threads(config["device"]["threads"])
     if config["device"]["compile"]:
         check_compiler(device)
     make_deterministic(device)
+    keep_memory()
     return device
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,29 @@ def test_precision_follows_hardware_and_model(monkeypatch: pytest.MonkeyPatch) -
     assert pick_precision("auto", "cpu", plain) == "fp32"
     with pytest.raises(UsageError, match="fp16 needs a CUDA device"):
         pick_precision("fp16", "cpu", plain)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_memory_that_is_freed_is_not_asked_for_again() -> None:
+    """New pages in ten steps of 64 MB, before and after: a first use of memory makes each of its pages."""
+    code = """
+import resource, torch
+from kdrun.device import keep_memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(16 * 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = pages()
+keep_memory()
+pages()  # those that are then kept
+print(given_back, pages())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert kept < 100 < given_back
 
 
 def test_suggestions_name_what_is_close_or_what_is_allowed() -> None:
