@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 
 import torch
@@ -12,7 +13,11 @@ MASK = 0xFFFFFFFF
 
 def hash32(index: Tensor, *keys: int) -> Tensor:
     """`(B,)` int64 in [0, 2^32), a hash of each sample number and the keys."""
-    state = _mix(index & MASK)
+    return _hashed(_mix(index & MASK), *keys)
+
+
+def _hashed(state: Tensor, *keys: int) -> Tensor:
+    """A hash with more keys."""
     for key in keys:
         state = _mix((state + 0x9E3779B9 + (key & MASK)) & MASK)
     return state
@@ -28,19 +33,23 @@ def _mix(x: Tensor) -> Tensor:
 class Draw:
     """The random numbers of one view of some samples; each name is an independent stream."""
 
-    def __init__(self, seed: int, view: int, index: Tensor, path: str = "") -> None:
-        self.seed, self.view, self.index, self.path = seed, view, index, path
+    def __init__(self, seed: int, view: int, index: Tensor) -> None:
+        self.view_of_samples = hash32(index, seed, view)
+        self.path = ""
 
     def within(self, name: str) -> Draw:
         """The streams of one augmentation, apart from those of every other."""
-        return Draw(self.seed, self.view, self.index, f"{self.path}/{name}")
+        inner = copy.copy(self)
+        inner.path = f"{self.path}/{name}"
+        return inner
 
     def __call__(self, name: str) -> Tensor:
         """`(B,)` float32, uniform in [0, 1)."""
-        stream = zlib.crc32(f"{self.path}/{name}".encode())
-        return (hash32(self.index, self.seed, self.view, stream) >> 8).to(torch.float32) / 2**24
+        return (self._stream(name) >> 8).to(torch.float32) / 2**24
 
     def below(self, name: str, limit: int) -> Tensor:
         """`(B,)` int64, uniform in [0, limit)."""
-        stream = zlib.crc32(f"{self.path}/{name}".encode())
-        return (hash32(self.index, self.seed, self.view, stream) * limit) >> 32
+        return (self._stream(name) * limit) >> 32
+
+    def _stream(self, name: str) -> Tensor:
+        return _hashed(self.view_of_samples, zlib.crc32(f"{self.path}/{name}".encode()))

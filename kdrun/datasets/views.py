@@ -54,8 +54,9 @@ class Views:
         return images, targets
 
     def _alone(self, index: Tensor, images: Tensor, view: int) -> Tensor:
+        draw = Draw(self.seed, view, index)
         for name, module, options in self.single:
-            images = module.apply(images, Draw(self.seed, view, index).within(name), **options)
+            images = module.apply(images, draw.within(name), **options)
         return images
 
     def _partners(self, draw: Draw, index: Tensor, images: Tensor, view: int) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ def test_numbers_are_uniform() -> None:
 
 
 def test_even_the_largest_hash_stays_below_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashing, "hash32", lambda index, *keys: torch.full_like(index, 2**32 - 1))
+    monkeypatch.setattr(hashing, "_mix", lambda state: torch.full_like(state, 2**32 - 1))
     draw = Draw(0, 0, torch.arange(1))
     assert draw("any").item() < 1
     assert draw.below("any", 10).item() == 9
