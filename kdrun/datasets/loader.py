@@ -105,9 +105,7 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
     pinned = any(batch.device.type == "cuda" for batch in batches)
     if isinstance(pixels, Files):
         rows: Dataset[Any] = _Decoded(pixels, [batch.cpu() for batch in batches])
-        own = (
-            torch.Generator()
-        )  # a DataLoader draws a seed it does not need, and must not take it from dropout's numbers
+        own = torch.Generator()  # a DataLoader draws a seed it does not need, and must not take it from dropout's
         try:
             decoded = DataLoader(
                 rows,
@@ -120,7 +118,11 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
             )
             with stopping.deferred():  # what is raised while a process forks is printed, and lost
                 images = iter(decoded)
-            yield from images
+            try:
+                yield from images
+            finally:
+                if workers:  # by hand: the garbage collector would close their queues first, and then wait for them
+                    images._shutdown_workers()  # type: ignore[attr-defined]
         except KdrunError as error:  # a worker's error arrives with the worker's traceback in its text
             raise KdrunError(str(error).strip().rsplit("KdrunError: ", 1)[-1]) from error
         except RuntimeError as error:

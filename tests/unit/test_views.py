@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from kdrun.datasets import loader as loader_module
 from kdrun.datasets.augment import crop, cutmix, flip, mixup
@@ -259,6 +262,17 @@ def test_a_broken_picture_is_one_line_that_names_it(streamed: Split, workers: in
         list(PlainLoader(streamed, 4, workers))
     assert str(broken) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()  # a worker that is left to the garbage collector ends 15 s later
+
+
+def test_workers_left_to_the_garbage_collector_would_be_noticed(streamed: Split) -> None:
+    streamed.pixels.paths[6].write_bytes(b"")
+    wrong = mutated(loader_module, "if workers:", "if False:")
+    with pytest.raises(KdrunError):
+        list(wrong.PlainLoader(streamed, 4, 1))
+    assert multiprocessing.active_children()
+    for left in [one for one in gc.get_objects() if type(one) is _MultiProcessingDataLoaderIter]:
+        left._shutdown_workers()
 
 
 def test_a_shuffle_without_the_epoch_would_be_noticed() -> None:
