@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,20 +21,28 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
 
 from kdrun.canonical import canonical
 from kdrun.contradictions import contradictions
 from kdrun.errors import UsageError, brief, closest, did_you_mean, suggestion
 from kdrun.lookup import conf_dir
+from kdrun.records.foreign import LOADER
 from kdrun.roles import ROLES, register_roles
 from kdrun.schema import Plain, sound, violations, with_floats, without_limits
 
+yaml.SafeLoader = LOADER  # what OmegaConf reads configs with: in C, a tenth of the start
 GLOBAL_KEYS = ("hydra",)
 OF_THE_TEACHER = ("teacher", "dataset", "augment", "device", "output_dir")
 MAY_BE_NONE = {"evaluate": ("dataset", "model")}  # groups without which a stage can do; experiment in all
 UNREADABLE = (HydraException, ValueError, RecursionError)  # what the parser says to a word it cannot read
-UNFIT = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, RecursionError)  # … and composing
+UNFIT = (
+    HydraException,
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    ValueError,
+    TypeError,
+    RecursionError,
+)  # … and composing
 
 
 def stage_config(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Plain:
@@ -339,6 +348,6 @@ def _subject(mistake: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: this is not YAML: {error.problem}"
     return brief(" ".join(str(error).strip().split("\n")[0].split()), 300)
