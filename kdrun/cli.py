@@ -47,6 +47,7 @@ STAGES = {"distill": "distill", "train": "train", "train-teacher": "train_teache
 COMMANDS = (*STAGES, "predict", "resume", "reproduce", "clean", "store", "list", "report", "compare", "tune")
 COMPLETION = {"-sc", "--shell-completion"}
 SWEEP = {"-m", "--multirun"}
+LAUNCHER = ("hydra/launcher", "hydra.launcher.")
 HYDRA_FLAGS = COMPLETION | SWEEP | {"-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"}
 
 
@@ -138,7 +139,7 @@ def _stage(command: str, arguments: list[str], debug: bool) -> int:
         words = positional_run(words)
     for plugin in plugins:
         _plug_in(plugin)
-    if SWEEP & set(words) and not (HYDRA_FLAGS - SWEEP) & set(words):
+    if SWEEP & set(words) and not any(word.partition("=")[0] in HYDRA_FLAGS - SWEEP for word in words):
         return _sweep(stage, words, folders, plugins, debug)
     if any(word in HYDRA_FLAGS or word.startswith(("--cfg=", "--info=")) for word in words):
         return _through_hydra(stage, words, folders, debug)
@@ -148,12 +149,15 @@ def _stage(command: str, arguments: list[str], debug: bool) -> int:
     strange = [word for word in overrides if word.startswith("-")]
     if strange:
         raise UsageError(f"unknown option {brief(strange[0])}; `kdrun --help` lists those there are")
+    launcher = next((word for word in overrides if word.lstrip("+").startswith(LAUNCHER)), None)
+    if launcher is not None:
+        raise UsageError(f"{brief(launcher)}: a launcher carries out sweeps, which need -m (kdrun {command} -m …)")
     run_stage(stage_config(stage, overrides, folders), overrides, debug)
     return 0
 
 
 def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: bool) -> int:
-    """What Hydra itself answers: configs that are printed, help, completion, sweeps with a launcher of Hydra's.
+    """What Hydra itself answers: configs that are printed, help, completion, sweeps with a sweeper of Hydra's.
 
     Returns the worst exit code of the jobs.
     """
@@ -195,25 +199,48 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
     return max(codes)
 
 
-def _sweep(stage: str, words: list[str], folders: list[Path], plugins: list[str], debug: bool) -> int:
-    """`-m`: checked as far as it can be before the first job, then each job in a process of its own."""
+def _sweep(
+    stage: str,
+    words: list[str],
+    folders: list[Path],
+    plugins: list[str],
+    debug: bool,
+    launcher_words: list[str] | None = None,
+) -> int:
+    """`-m`: checked as far as it can be before the first job, then each job in a process of its own.
+
+    `launcher_words`: those that a sweep's folder has, where it is gone on with.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UsageError(
+            "torchrun hangs between the jobs of a sweep; start the sweep without it and give each job its processes: "
+            f"kdrun {stage.replace('_', '-')} -m launch.processes=2 …"
+        )
     from kdrun.config import check_sweep, jobs_that_share_a_teacher, swept_keys
 
     typed = overrides_of(words)
     secret = next((word.partition("=")[0] for word in typed if is_credential(word.partition("=")[0])), None)
     if secret is not None:
         raise UsageError(f"a sweep keeps what it is given in a file; set it in the environment: {secret}")
-    check_sweep(stage, typed, folders)
-    if any(word.lstrip("+").startswith(("hydra/launcher", "hydra/sweeper", "hydra.sweeper")) for word in typed):
+    if any(word.lstrip("+").startswith(("hydra/sweeper", "hydra.sweeper")) for word in typed):
+        check_sweep(stage, typed, folders)
         return _through_hydra(stage, words, folders, debug)
+    about = [word for word in typed if word.lstrip("+").startswith(LAUNCHER)]
+    typed = [word for word in typed if word not in about]
+    check_sweep(stage, typed, folders)
+    from kdrun.launchers import chosen
+
+    launcher = chosen(about) if launcher_words is None else chosen(launcher_words, typed=False)
+    keys = dict(word.split("=", 1) for word in typed)
+    if launcher is not None and "sweep.jobs" in keys:
+        raise UsageError(f"sweep.jobs={brief(keys['sweep.jobs'])}: the launcher says how many jobs run at once")
     from kdrun.reports.sweep import results
     from kdrun.sweeps.sweep import Sweep, carry_out, sweep_name
 
-    keys = dict(word.split("=", 1) for word in typed)
     name = keys.get("sweep.name", "").strip("'") or sweep_name(stage, typed, swept_keys(typed))
     folder = Path(keys.get("output_dir", "outputs").strip("'")) / "sweeps" / name
     shared = jobs_that_share_a_teacher(typed) > 1
-    code = carry_out(Sweep(stage, typed, folder, folders, plugins, shared, debug))
+    code = carry_out(Sweep(stage, typed, folder, folders, plugins, shared, debug, launcher))
     print(f"\n{results(folder)}")
     return code
 
@@ -289,10 +316,10 @@ def _resume(arguments: list[str], debug: bool) -> int:
     if (path / "sweep.json").exists() and not (path / "run.json").exists():
         from kdrun.records.manifest import read_sweep
 
-        stage, typed = read_sweep(path)
+        stage, typed, launcher = read_sweep(path)
         typed = [word for word in typed if not word.startswith(("sweep.name=", "output_dir="))]
         places = [f"sweep.name='{path.name}'", f"output_dir='{path.absolute().parents[1]}'"]
-        return _sweep(stage, [*typed, *places], [], [], debug)
+        return _sweep(stage, [*typed, *places], [], [], debug, launcher)
     from kdrun.records.run import is_completed, read_info
 
     read_info(path)  # refused before torch is imported

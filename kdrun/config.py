@@ -222,6 +222,8 @@ def _groups(config_dirs: Sequence[Path] = ()) -> dict[str, list[str]]:
     for folder in (conf_dir(), *config_dirs):
         for file in folder.rglob("*.yaml"):
             parts = file.relative_to(folder).with_suffix("").parts
+            if parts[0] in GLOBAL_KEYS:
+                continue  # who carries out a sweep is no part of a job
             for depth in range(1, len(parts)):
                 groups.setdefault("/".join(parts[:depth]), set()).add("/".join(parts[depth:]))
     groups |= dict.fromkeys(ROLES, groups["model"])

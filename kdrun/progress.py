@@ -100,6 +100,10 @@ class SweepTable:
         self._tell(job, job["status"])
         self._draw()
 
+    def tell(self, what: str, outcome: dict[str, Any]) -> None:
+        """Of something that is made for several jobs before them."""
+        self._tell({"setting": what, **outcome}, outcome["status"])
+
     def _tell(self, job: dict[str, Any], what: str) -> None:
         if self._live is None:
             place = f" in {job['run']}" if job.get("run") else ""
