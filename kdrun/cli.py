@@ -18,7 +18,7 @@ from kdrun import __version__, commands, stopping
 from kdrun.errors import KdrunError, UsageError, brief, suggestion
 from kdrun.redact import is_credential, redacted
 from kdrun.running import in_one_line, run_stage, show
-from kdrun.words import key_values, option, overrides_of, positional_run, without_option
+from kdrun.words import is_about_launcher, key_values, option, overrides_of, positional_run, without_option
 
 HELP = """\
 kdrun: knowledge distillation from the command line, with numbers that can be trusted
@@ -47,7 +47,6 @@ STAGES = {"distill": "distill", "train": "train", "train-teacher": "train_teache
 COMMANDS = (*STAGES, "predict", "resume", "reproduce", "clean", "store", "list", "report", "compare", "tune")
 COMPLETION = {"-sc", "--shell-completion"}
 SWEEP = {"-m", "--multirun"}
-LAUNCHER = ("hydra/launcher", "hydra.launcher.")
 HYDRA_FLAGS = COMPLETION | SWEEP | {"-c", "--cfg", "-i", "--info", "-h", "--help", "--hydra-help"}
 
 
@@ -139,7 +138,7 @@ def _stage(command: str, arguments: list[str], debug: bool) -> int:
         words = positional_run(words)
     for plugin in plugins:
         _plug_in(plugin)
-    if SWEEP & set(words) and not any(word.partition("=")[0] in HYDRA_FLAGS - SWEEP for word in words):
+    if SWEEP & set(words) and not (HYDRA_FLAGS - SWEEP) & set(words):
         return _sweep(stage, words, folders, plugins, debug)
     if any(word in HYDRA_FLAGS or word.startswith(("--cfg=", "--info=")) for word in words):
         return _through_hydra(stage, words, folders, debug)
@@ -149,9 +148,6 @@ def _stage(command: str, arguments: list[str], debug: bool) -> int:
     strange = [word for word in overrides if word.startswith("-")]
     if strange:
         raise UsageError(f"unknown option {brief(strange[0])}; `kdrun --help` lists those there are")
-    launcher = next((word for word in overrides if word.lstrip("+").startswith(LAUNCHER)), None)
-    if launcher is not None:
-        raise UsageError(f"{brief(launcher)}: a launcher carries out sweeps, which need -m (kdrun {command} -m …)")
     run_stage(stage_config(stage, overrides, folders), overrides, debug)
     return 0
 
@@ -223,13 +219,13 @@ def _sweep(
     if secret is not None:
         raise UsageError(f"a sweep keeps what it is given in a file; set it in the environment: {secret}")
     if any(word.lstrip("+").startswith(("hydra/sweeper", "hydra.sweeper")) for word in typed):
-        check_sweep(stage, typed, folders)
+        check_sweep(stage, typed, folders)  # which knows no launcher
         return _through_hydra(stage, words, folders, debug)
-    about = [word for word in typed if word.lstrip("+").startswith(LAUNCHER)]
-    typed = [word for word in typed if word not in about]
-    check_sweep(stage, typed, folders)
     from kdrun.launchers import chosen
 
+    about = [word for word in typed if is_about_launcher(word)]
+    typed = [word for word in typed if word not in about]
+    check_sweep(stage, typed, folders)
     launcher = chosen(about) if launcher_words is None else chosen(launcher_words, typed=False)
     keys = dict(word.split("=", 1) for word in typed)
     if launcher is not None and "sweep.jobs" in keys:

@@ -28,6 +28,7 @@ from kdrun.errors import UsageError, brief, closest, did_you_mean, suggestion
 from kdrun.lookup import conf_dir
 from kdrun.roles import ROLES, register_roles
 from kdrun.schema import Plain, sound, violations, with_floats, without_limits
+from kdrun.words import is_about_launcher
 
 GLOBAL_KEYS = ("hydra",)
 OF_THE_TEACHER = ("teacher", "dataset", "augment", "device", "output_dir")
@@ -141,6 +142,9 @@ def _known(
     for override in parsed:
         several = override.is_sweep_override() and not sweep
         lines = [_several(override)] if several else list(_wrong_choices(stage, override, groups))
+        if is_about_launcher(str(override.input_line)):
+            told = "a launcher carries out the jobs of `kdrun distill -m` and `kdrun train -m`, and nothing else"
+            lines = [f"{override.key_or_group}: {told}"]
         if lines:
             wrong[override.package or override.key_or_group] = override
             mistakes += lines

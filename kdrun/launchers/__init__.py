@@ -56,12 +56,6 @@ class Launcher:
         return made
 
 
-def is_about(word: str) -> bool:
-    """Does a word of the command line choose a launcher, or one of its options?"""
-    key = word.lstrip("+").partition("=")[0]
-    return key.partition("@")[0] == CHOICE or key.startswith(OPTIONS)
-
-
 def chosen(words: Sequence[str], typed: bool = True) -> Launcher | None:
     """The launcher that these words choose, or None for kdrun's own.
 
@@ -72,6 +66,9 @@ def chosen(words: Sequence[str], typed: bool = True) -> Launcher | None:
         return None
     values = [_read(word) for word in words]
     picked = [value for key, value in values if key == CHOICE]
+    strange = [key for key, _ in values if key != CHOICE and not key.startswith(OPTIONS)]
+    if strange:
+        raise UsageError(f"{brief(strange[0])}: not about a launcher; write {CHOICE}=<{'|'.join(names())}>")
     if not picked:
         raise UsageError(f"{values[0][0]}: an option of a launcher; choose one: {CHOICE}=<{'|'.join(names())}>")
     name = str(picked[-1])

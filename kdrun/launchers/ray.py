@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdrun import stopping
 from kdrun.errors import UsageError, brief
 from kdrun.schema import Plain
 from kdrun.sweeps.children import Task, attend
@@ -47,10 +49,13 @@ class Engine:
         given = _given(self.options["init"])
         if "address" in given:
             quiet.pop("include_dashboard")  # of a cluster that somebody else has started
+        handlers = {number: signal.getsignal(number) for number in stopping.SIGNALS}
         try:
             ray.init(**quiet, **given)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(f"ray does not begin: {brief(' '.join(str(error).split()), 300)}") from error
+        for number, handler in handlers.items():  # ray takes SIGTERM, and would end without a word
+            signal.signal(number, handler)
 
     def gone(self, keys: Iterable[str]) -> dict[str, str]:
         return {key: why for key in keys if (why := self._fate(key)) is not None}

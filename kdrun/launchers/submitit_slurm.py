@@ -7,6 +7,8 @@ them, and are found again by a list in the sweep's folder.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -68,8 +70,8 @@ class Engine:
         renamed = executor._equivalence_dict()
         given = {key: value for key, value in self.options.items() if value is not None and key not in OURS}
         named: Plain = {str(renamed.get(key, key)): value for key, value in given.items()}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of submitit about combinations; what Slurm refuses is told below
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # what sbatch says is told below
+            warnings.simplefilter("ignore")
             executor.update_parameters(**named)
             try:
                 jobs = executor.map_array(Job(self.folder.parent), tasks)

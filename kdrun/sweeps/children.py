@@ -39,6 +39,7 @@ IMPORTED = [
 ]
 
 
+LOOK = 0.1  # seconds
 PATIENCE = 30  # seconds for what is left of an attempt before
 
 
@@ -140,7 +141,8 @@ def attend(task: Task, sweep: Path) -> dict[str, Any]:
             child = start(task)
             process = {"id": child.process.pid, "host": platform.node()}
             outcomes.tell(task.key, {"status": "running", "process": process})
-        child.process.join()
+        while child.process.is_alive():
+            child.process.join(LOOK)  # not for ever: Ray's request to stop is no signal of the system
     except stopping.Stopped as error:
         stopping.forget()
         assert child is not None

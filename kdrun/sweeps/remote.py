@@ -57,7 +57,8 @@ def _followed(
             last = said in FINAL or (key in gone and said != "running")
             if last or late:
                 del waiting[key]
-                yield task, _plain(outcome) if last else _silent(task, outcome, gone[key], end is not None)
+                if late or outcome != told.get(key):
+                    yield task, _plain(outcome) if last else _silent(task, outcome, gone[key], end is not None)
                 outcomes.forget(key)
             elif outcome is not None and outcome != told.get(key):
                 told[key] = outcome

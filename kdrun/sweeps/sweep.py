@@ -44,8 +44,8 @@ def carry_out(sweep: Sweep) -> int:
         for task, outcome in _carried_out(sweep, tasks, engine, table):
             manifest.note(task.key, **outcome)
             table.update(task.key, manifest.jobs[task.key])
-        failed = [job for key in table.jobs if (job := manifest.jobs[key])["status"] == "failed"]
-    return max((int(job.get("code", 1)) for job in failed), default=0)
+        undone = [job for key in table.jobs if (job := manifest.jobs[key])["status"] not in DONE]
+    return max((int(job.get("code", 1)) for job in undone), default=0)
 
 
 def _carried_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -89,6 +90,24 @@ def wait_for(happened: Callable[[], Any], process: subprocess.Popen[str], second
         assert process.poll() is None, f"it ended before: {process.communicate()}"
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.05)
+
+
+def worker_of(place: Place, seed: int) -> int | None:
+    """The process in which the engine attends to a job: the parent of the one that the job is."""
+    for file in place.folder.glob("outputs/sweeps/*/outcomes/*.json"):
+        job = next(one for one in place.jobs().values() if one["job"] == file.stem)
+        outcome = json.loads(file.read_text())
+        if job["setting"] == f"seed={seed}" and outcome["status"] == "running":
+            run = [one for one in place.runs("train") if (one / "checkpoints" / "last.pt").exists()]
+            mine = [one for one in run if json.loads((one / "run.json").read_text())["seeds"]["seed"] == seed]
+            server = _parent(outcome["process"]["id"])  # the forkserver, a child of the worker
+            return _parent(server) if mine else None
+    return None
+
+
+def _parent(process: int) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import LAUNCHERS, Place, wait_for
+from tests.cluster.conftest import LAUNCHERS, Place, wait_for, worker_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.parametrize("launcher", ["submitit_slurm"])]
 WORDS = ["train", "-m", "hydra/launcher=submitit_slurm", *LAUNCHERS["submitit_slurm"]]
@@ -73,20 +73,26 @@ def test_jobs_outlive_the_process_that_submitted_them_and_are_not_submitted_agai
     assert len(list((place.sweep / "slurm").glob("*_submission.sh"))) == 1
 
 
-def test_a_job_that_slurm_ends_without_a_word_has_failed_and_can_be_tried_again(place: Place, launcher: str) -> None:
-    process = place.start(*WORDS, *LONG, "seed=0,1")
-    wait_for(lambda: any((run / "checkpoints" / "last.pt").exists() for run in of_seed(place, 0)), process)
-    place.said("scancel", "--signal=KILL", submitted(place)["seed=0"])
+def test_a_worker_that_is_killed_has_failed_and_a_job_that_is_cancelled_is_interrupted(
+    place: Place, launcher: str
+) -> None:
+    """… both go on in their own directories when they are asked to."""
+    process = place.start(*WORDS, *LONG, "seed=0,1,2")
+    wait_for(lambda: worker_of(place, 0) is not None and worker_of(place, 1) is not None, process)
+    killed = worker_of(place, 0)
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    place.said("scancel", submitted(place)["seed=1"])
     out, err = process.communicate(timeout=400)
     assert (process.returncode, err) == (1, "")
     jobs = place.jobs()
-    assert [jobs[f"seed={seed}"]["status"] for seed in range(2)] == ["failed", "completed"]
-    assert "its worker ended without a word (Slurm: " in jobs["seed=0"]["reason"]
-    assert "1 jobs are missing" in out
-    again = place.kdrun(*WORDS, *LONG, "seed=0,1", "sweep.retry_failed=true")
+    assert [jobs[f"seed={seed}"]["status"] for seed in range(3)] == ["failed", "interrupted", "completed"]
+    assert "its worker ended without a word (Slurm: FAILED)" in jobs["seed=0"]["reason"]
+    assert "2 jobs are missing" in out
+    again = place.kdrun(*WORDS, *LONG, "seed=0,1,2", "sweep.retry_failed=true")
     assert again.returncode == 0, again.stderr
-    assert len(place.runs("train")) == 2
-    assert info(of_seed(place, 0)[0])["attempts"] == 2
+    assert [info(of_seed(place, seed)[0])["attempts"] for seed in range(3)] == [2, 2, 1]
+    assert len(place.runs("train")) == 3
 
 
 def test_what_slurm_does_not_take_is_told_in_one_line(place: Place, launcher: str) -> None:

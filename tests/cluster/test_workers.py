@@ -5,32 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import LAUNCHERS, Place, wait_for
+from tests.cluster.conftest import LAUNCHERS, Place, wait_for, worker_of
 
 LONG = ["model=cnn_tiny", "epochs=150", "dataset.limit=400", "batch_size=20", "device=cpu"]
 pytestmark = pytest.mark.slow
-
-
-def worker_of(place: Place, seed: int) -> int | None:
-    """The process in which the engine attends to a job: the parent of the one that the job is."""
-    for file in place.folder.glob("outputs/sweeps/*/outcomes/*.json"):
-        job = next(one for one in place.jobs().values() if one["job"] == file.stem)
-        outcome = json.loads(file.read_text())
-        if job["setting"] == f"seed={seed}" and outcome["status"] == "running":
-            run = [one for one in place.runs("train") if (one / "checkpoints" / "last.pt").exists()]
-            mine = [one for one in run if json.loads((one / "run.json").read_text())["seeds"]["seed"] == seed]
-            server = _parent(outcome["process"]["id"])  # the forkserver, a child of the worker
-            return _parent(server) if mine else None
-    return None
-
-
-def _parent(process: int) -> int:
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
 
 
 def with_one_killed(place: Place, launcher: str, *words: str) -> tuple[int, str, str]:

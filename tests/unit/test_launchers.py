@@ -113,8 +113,10 @@ def test_submitit_without_slurm_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["train", "model=cnn_tiny", "hydra/launcher=ray"], "which need -m (kdrun train -m …)"),
-        (["train", "model=cnn_tiny", "hydra.launcher.n_jobs=2"], "which need -m (kdrun train -m …)"),
+        (["train", "model=cnn_tiny", "hydra/launcher=ray"], "carries out the jobs of `kdrun distill -m`"),
+        (["train", "model=cnn_tiny", "hydra.launcher.n_jobs=2"], "carries out the jobs of `kdrun distill -m`"),
+        (["tune", "hydra/launcher=ray"], "carries out the jobs of `kdrun distill -m`"),
+        ([*TRAIN, "hydra/sweeper=basic", "hydra/launcher=ray"], "carries out the jobs of `kdrun distill -m`"),
         ([*TRAIN, "hydra/launcher=joblib", "sweep.jobs=2"], "the launcher says how many jobs run at once"),
         ([*TRAIN, "hydra/launcher=joblib", "optimizer.lrr=1"], "did you mean optimizer.lr"),
     ],
@@ -176,7 +178,7 @@ def test_resume_takes_the_launcher_from_the_folder_and_checks_it(kdrun: Command,
         (["hydra/launcher=rai"], "did you mean ray?"),
         (["hydra/launcher=joblib", "hydra.launcher.n_jobs=x"], "must be a whole number"),
         ("joblib", "is not that of a sweep"),
-        (["hydra.callbacks.x._target_=os.system"], "choose one: hydra/launcher="),
+        (["hydra.callbacks.x._target_=os.system"], "not about a launcher"),
     ):
         (sweep / "sweep.json").write_text(json.dumps({**content, "launcher": launcher}))
         said = kdrun("resume", str(sweep))
