@@ -163,9 +163,9 @@ def _wait_for_the_one_before(outcome: dict[str, Any]) -> None:
     while process.get("host") == platform.node() and time.monotonic() < end:
         try:
             os.kill(int(process["id"]), 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
+        except OSError:
+            return  # it has gone, or is somebody else's by now
+        time.sleep(LOOK)
 
 
 def _work(connection: Any, task: Task, environment: dict[str, str]) -> None:
