@@ -39,6 +39,7 @@ kdrun: knowledge distillation from the command line, with numbers that can be tr
 Keys:  teacher= student= dataset= loss= augment= optimizer= schedule= device= experiment=
        loss.alpha= loss.temperature= optimizer.lr= epochs= batch_size= seed= … (kdrun distill --cfg job shows all)
 Sweep: kdrun distill -m loss.alpha=0.5,0.9 loss.temperature=2,4,8 seed=0,1,2
+       hydra/launcher=submitit_slurm|ray|joblib has its jobs carried out elsewhere (docs/cluster.md)
 
 Options: --cfg job, --info, -m, --config-dir DIR, --plugin PACKAGE, --debug, --help, --version
 A first run: kdrun distill      (bundled digits, about a minute on two cores)

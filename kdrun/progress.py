@@ -72,6 +72,7 @@ class SweepTable:
 
     def __init__(self, total: int) -> None:
         self.total, self.jobs = total, dict[str, dict[str, Any]]()
+        self.first = ""  # what is made before the jobs
         self._live: Any = None
         self._begin, self._ended = time.monotonic(), 0
 
@@ -103,6 +104,8 @@ class SweepTable:
     def tell(self, what: str, outcome: dict[str, Any]) -> None:
         """Of something that is made for several jobs before them."""
         self._tell({"setting": what, **outcome}, outcome["status"])
+        self.first = f"{outcome['status']}: {what}"
+        self._draw()
 
     def _tell(self, job: dict[str, Any], what: str) -> None:
         if self._live is None:
@@ -120,7 +123,8 @@ class SweepTable:
             table.add_row(job["setting"], job["status"], str(job.get("reason") or job.get("run") or ""))
         left = sum(job["status"] in ("not run", "running") for job in self.jobs.values())
         seconds = (time.monotonic() - self._begin) / max(self._ended, 1) * left
-        table.caption = f"{left} of {self.total} left" + (f", about {seconds:,.0f} s" if self._ended else "")
+        known = f"about {seconds:,.0f} s" if self._ended else self.first
+        table.caption = f"{left} of {self.total} left" + (f", {known}" if known else "")
         self._live.update(table)
 
 
