@@ -27,12 +27,14 @@ def carried_out(tasks: Sequence[Task], engine: Engine, sweep: Path) -> Iterator[
     """
     waiting = {task.key: task for task in tasks}
     outcomes = Outcomes(sweep)
+    absent = engine.gone(waiting)  # asked before the outcomes are read: who is gone has told his
     known = outcomes.heard()
-    new = [waiting[key] for key in engine.gone(waiting) if known.get(key, {}).get("status") not in FINAL]
+    new = [waiting[key] for key in absent if known.get(key, {}).get("status") not in FINAL]
     try:
         for task in new:
             outcomes.forget(task.key)
-        engine.submit(new)
+        with stopping.deferred():  # what was submitted is known
+            engine.submit(new)
         yield from _followed(waiting, engine, outcomes)
     except stopping.Stopped:
         engine.stop(waiting)
@@ -48,7 +50,7 @@ def _followed(
     told: dict[str, dict[str, Any]] = {}
     missed: dict[str, float] = {}
     while waiting and (end is None or time.monotonic() < end):
-        gone = engine.gone(waiting)  # asked before the outcomes are read: who is gone has told his
+        gone = engine.gone(waiting)
         heard = outcomes.heard()
         for key, task in list(waiting.items()):
             outcome = heard.get(key)

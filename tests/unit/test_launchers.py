@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from kdrun.sweeps import remote
 from kdrun.sweeps.children import Task
 from kdrun.sweeps.remote import carried_out
 from kdrun.sweeps.shared import needs
-from tests.conftest import Answer
+from tests.conftest import Answer, mutated
 
 Command = Callable[..., Answer]
 TRAIN = ["train", "-m", "model=cnn_tiny", "epochs=1", "seed=0,1"]
@@ -232,14 +233,16 @@ class Pretended:
     def __init__(self, folder: Path, *events: Callable[[Outcomes, dict[str, str]], None]) -> None:
         self.outcomes, self.events = Outcomes(folder), list(events)
         self.submitted: list[str] = []
+        self.begun = False
         self.over: dict[str, str] = {}
         self.stopped: list[str] = []
 
     def submit(self, tasks: Sequence[Task]) -> None:
         self.submitted += [task.key for task in tasks]
+        self.begun = True
 
     def gone(self, keys: Iterable[str]) -> dict[str, str]:
-        if self.submitted and self.events:
+        if self.begun and self.events:
             self.events.pop(0)(self.outcomes, self.over)
         absent = {key: "never submitted" for key in keys if key not in self.submitted}
         return absent | {key: why for key, why in self.over.items() if key in keys}
@@ -278,6 +281,34 @@ def test_a_job_that_is_requeued_is_followed_to_its_end(tmp_path: Path, jobs: lis
     assert course(carried_out(jobs, engine, tmp_path)) == [*(("a", word) for word in words), ("b", "completed")]
     assert engine.submitted == ["a", "b"]
     assert Outcomes(tmp_path).heard() == {}, "what is in the manifest is told once"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('(key in gone and said != "running")', '(said != "running")'),  # an interruption is taken for the end
+        ("for key in absent if known", "for key in waiting if known"),  # what is in the engine is submitted again
+        ("outcomes.forget(task.key)", "pass"),  # the word of an attempt before is taken for the new one's
+    ],
+)
+def test_a_loop_with_a_mistake_is_noticed(before: str, after: str, tmp_path: Path, jobs: list[Task]) -> None:
+    assert a_requeued_job(mutated(remote, before, after), tmp_path, jobs) != RIGHT
+
+
+def test_the_same_without_a_mistake(tmp_path: Path, jobs: list[Task]) -> None:
+    assert a_requeued_job(remote, tmp_path, jobs) == RIGHT
+
+
+RIGHT = ([("a", "interrupted"), ("a", "running"), ("a", "completed"), ("b", "completed")], ["b", "a"])
+
+
+def a_requeued_job(loop: ModuleType, folder: Path, jobs: list[Task]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The course of `a`, which left a word before, beside `b`, which is in the engine; and what is submitted."""
+    Outcomes(folder).tell("a", {"status": "interrupted"})
+    told = [tells("a", word) for word in ("interrupted", "running", "completed")]
+    engine = Pretended(folder, lambda *_: None, *told, tells("b", "completed"))
+    engine.submitted = ["b"]
+    return course(loop.carried_out(jobs, engine, folder)), engine.submitted
 
 
 def test_a_job_that_is_gone_without_a_last_word_has_failed(tmp_path: Path, jobs: list[Task]) -> None:
