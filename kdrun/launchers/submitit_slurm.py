@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -66,7 +67,9 @@ class Engine:
         os.environ["SUBMITIT_PREEMPT_SIGNAL"] = SIGNAL  # read when submitit is imported, here and in the jobs
         import submitit
 
-        executor = submitit.SlurmExecutor(self.folder, max_num_timeout=self.options["max_num_timeout"])
+        fresh = self.folder / secrets.token_hex(4)  # jobs load pickles from it: nobody else's may lie there
+        fresh.mkdir(parents=True)
+        executor = submitit.SlurmExecutor(fresh, max_num_timeout=self.options["max_num_timeout"])
         renamed = executor._equivalence_dict()
         given = {key: value for key, value in self.options.items() if value is not None and key not in OURS}
         named: Plain = {str(renamed.get(key, key)): value for key, value in given.items()}

@@ -83,4 +83,4 @@ def test_a_sweep_that_is_stopped_saves_and_goes_on_by_its_folder(place: Place, l
     assert sorted(attempts) == [1, 2, 2]
     assert json.loads((place.sweep / "sweep.json").read_text())["launcher"] == asked
     if launcher == "submitit_slurm":
-        assert len(list((place.sweep / "slurm").glob("*_submission.sh"))) == 2
+        assert len(list((place.sweep / "slurm").rglob("*_submission.sh"))) == 2

@@ -70,7 +70,7 @@ def test_jobs_outlive_the_process_that_submitted_them_and_are_not_submitted_agai
     assert (done.returncode, done.stderr) == (0, "")
     assert [job["status"] for job in place.jobs().values()] == ["completed"] * 2
     assert [info(run)["attempts"] for run in place.runs("train")] == [1, 1]
-    assert len(list((place.sweep / "slurm").glob("*_submission.sh"))) == 1
+    assert len(list((place.sweep / "slurm").rglob("*_submission.sh"))) == 1
 
 
 def test_a_worker_that_is_killed_has_failed_and_a_job_that_is_cancelled_is_interrupted(
