@@ -1,4 +1,4 @@
-# make demo: a first result from nothing. make test: the fast tests from nothing.
+# make demo: a first result from nothing. make test: the fast tests from nothing. make test-all: with Ray and submitit too.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ demo: $(VENV)/.user
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: check
+test-all: check $(VENV)/.engines
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.developer
@@ -27,6 +27,11 @@ $(VENV)/.user: pyproject.toml constraints.txt
 $(VENV)/.developer: pyproject.toml constraints.txt
 	scripts/install.sh "$(PYTHON)" "$(VENV)" ".[dev]"
 	touch $@ $(VENV)/.user
+
+# What sweeps on a cluster need; 75 MB of it are Ray. Slurm itself is the system's: apt-get install slurm-wlm munge.
+$(VENV)/.engines: pyproject.toml constraints.txt $(VENV)/.developer
+	scripts/install.sh "$(PYTHON)" "$(VENV)" ".[dev,slurm,ray,joblib]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis

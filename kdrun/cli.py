@@ -18,7 +18,15 @@ from kdrun import __version__, commands, stopping
 from kdrun.errors import KdrunError, UsageError, brief, suggestion
 from kdrun.redact import is_credential, redacted
 from kdrun.running import in_one_line, run_stage, show
-from kdrun.words import CONFIG_DIR, key_values, option, overrides_of, positional_run, without_option
+from kdrun.words import (
+    CONFIG_DIR,
+    is_about_launcher,
+    key_values,
+    option,
+    overrides_of,
+    positional_run,
+    without_option,
+)
 
 HELP = """\
 kdrun: knowledge distillation from the command line, with numbers that can be trusted
@@ -39,6 +47,7 @@ kdrun: knowledge distillation from the command line, with numbers that can be tr
 Keys:  teacher= student= dataset= loss= augment= optimizer= schedule= device= experiment=
        loss.alpha= loss.temperature= optimizer.lr= epochs= batch_size= seed= … (kdrun distill --cfg job shows all)
 Sweep: kdrun distill -m loss.alpha=0.5,0.9 loss.temperature=2,4,8 seed=0,1,2
+       hydra/launcher=submitit_slurm|ray|joblib has its jobs carried out elsewhere (docs/cluster.md)
 
 Options: --cfg job, --info, -m, --config-dir DIR, --plugin PACKAGE, --debug, --help, --version
 A first run: kdrun distill      (bundled digits, about a minute on two cores)
@@ -146,7 +155,7 @@ def _stage(command: str, arguments: list[str], debug: bool) -> int:
 
 
 def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: bool) -> int:
-    """What Hydra itself answers: configs that are printed, help, completion, sweeps with a launcher of Hydra's.
+    """What Hydra itself answers: configs that are printed, help, completion, sweeps with a sweeper of Hydra's.
 
     Returns the worst exit code of the jobs.
     """
@@ -188,22 +197,35 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
     return max(codes)
 
 
-def _sweep(stage: str, words: list[str], folders: list[Path], debug: bool) -> int:
-    """`-m`: checked as far as it can be before the first job, then each job in a process of its own."""
+def _sweep(
+    stage: str, words: list[str], folders: list[Path], debug: bool, launcher_words: list[str] | None = None
+) -> int:
+    """`-m`: checked as far as it can be before the first job, then each job in a process of its own.
+
+    `launcher_words`: those that a sweep's folder has, where it is gone on with.
+    """
     from kdrun.config import check_sweep, jobs_that_share_a_teacher, swept_keys
 
     typed = overrides_of(words)
     _refuse_secrets(typed)
-    check_sweep(stage, typed, folders)
-    if any(word.lstrip("+").startswith(("hydra/launcher", "hydra/sweeper", "hydra.sweeper")) for word in typed):
+    if any(word.lstrip("+").startswith(("hydra/sweeper", "hydra.sweeper")) for word in typed):
+        check_sweep(stage, typed, folders)  # which knows no launcher
         return _through_hydra(stage, words, folders, debug)
     from kdrun import lookup
+    from kdrun.launchers import chosen
+
+    about = [word for word in typed if is_about_launcher(word)]
+    typed = [word for word in typed if word not in about]
+    check_sweep(stage, typed, folders)
+    launcher = chosen(about) if launcher_words is None else chosen(launcher_words, typed=False)
+    if launcher is not None and any(word.startswith("sweep.jobs=") for word in typed):
+        raise UsageError("sweep.jobs: the launcher says how many jobs run at once")
     from kdrun.reports.sweep import results
     from kdrun.sweeps.sweep import Sweep, carry_out, sweep_name
 
     folder = _sweep_folder(typed, sweep_name(stage, typed, swept_keys(typed)))
     shared = jobs_that_share_a_teacher(typed) > 1
-    code = carry_out(Sweep(stage, typed, folder, folders, lookup.PLUGINS, shared, debug))
+    code = carry_out(Sweep(stage, typed, folder, folders, lookup.PLUGINS, shared, debug, launcher))
     print(f"\n{results(folder)}")
     return code
 
@@ -290,10 +312,10 @@ def _resume(arguments: list[str], debug: bool) -> int:
     if (path / "sweep.json").exists() and not (path / "run.json").exists():
         from kdrun.records.manifest import read_sweep
 
-        stage, typed = read_sweep(path)
+        stage, typed, launcher = read_sweep(path)
         typed = [word for word in typed if not word.startswith(("sweep.name=", "output_dir="))]
         places = [f"sweep.name='{path.name}'", f"output_dir='{path.absolute().parents[1]}'"]
-        return _sweep(stage, [*typed, *places], [], debug)
+        return _sweep(stage, [*typed, *places], [], debug, launcher)
     from kdrun.records.run import is_completed, read_info
 
     read_info(path)  # refused before torch is imported

@@ -29,6 +29,7 @@ from kdrun.lookup import conf_dir
 from kdrun.records.foreign import LOADER
 from kdrun.roles import ROLES, register_roles
 from kdrun.schema import Plain, sound, violations, with_floats, without_limits
+from kdrun.words import is_about_launcher
 
 yaml.SafeLoader = LOADER  # what OmegaConf reads configs with: in C, a tenth of the start
 GLOBAL_KEYS = ("hydra",)
@@ -150,6 +151,9 @@ def _known(
     for override in parsed:
         several = override.is_sweep_override() and not sweep
         lines = [_several(override)] if several else list(_wrong_choices(stage, override, groups))
+        if is_about_launcher(str(override.input_line)):
+            told = "a launcher carries out the jobs of `kdrun distill -m` and `kdrun train -m`, and nothing else"
+            lines = [f"{override.key_or_group}: {told}"]
         if lines:
             wrong[override.package or override.key_or_group] = override
             mistakes += lines
@@ -231,6 +235,8 @@ def _groups(config_dirs: Sequence[Path] = ()) -> dict[str, list[str]]:
     for folder in (conf_dir(), *config_dirs):
         for file in folder.rglob("*.yaml"):
             parts = file.relative_to(folder).with_suffix("").parts
+            if parts[0] in GLOBAL_KEYS:
+                continue  # who carries out a sweep is no part of a job
             for depth in range(1, len(parts)):
                 groups.setdefault("/".join(parts[:depth]), set()).add("/".join(parts[depth:]))
     groups |= dict.fromkeys(ROLES, groups["model"])

@@ -72,6 +72,7 @@ class SweepTable:
 
     def __init__(self, total: int) -> None:
         self.total, self.jobs = total, dict[str, dict[str, Any]]()
+        self.first = ""  # what is made before the jobs
         self._live: Any = None
         self._begin, self._ended = time.monotonic(), 0
 
@@ -100,6 +101,12 @@ class SweepTable:
         self._tell(job, job["status"])
         self._draw()
 
+    def tell(self, what: str, outcome: dict[str, Any]) -> None:
+        """Of something that is made for several jobs before them."""
+        self._tell({"setting": what, **outcome}, outcome["status"])
+        self.first = f"{outcome['status']}: {what}"
+        self._draw()
+
     def _tell(self, job: dict[str, Any], what: str) -> None:
         if self._live is None:
             place = f" in {job['run']}" if job.get("run") else ""
@@ -116,7 +123,8 @@ class SweepTable:
             table.add_row(job["setting"], job["status"], str(job.get("reason") or job.get("run") or ""))
         left = sum(job["status"] in ("not run", "running") for job in self.jobs.values())
         seconds = (time.monotonic() - self._begin) / max(self._ended, 1) * left
-        table.caption = f"{left} of {self.total} left" + (f", about {seconds:,.0f} s" if self._ended else "")
+        known = f"about {seconds:,.0f} s" if self._ended else self.first
+        table.caption = f"{left} of {self.total} left" + (f", {known}" if known else "")
         self._live.update(table)
 
 

@@ -79,6 +79,11 @@ def number(name: str, text: str) -> float:
     return value
 
 
+def is_about_launcher(word: str) -> bool:
+    """Does a word say who carries out a sweep?"""
+    return word.lstrip("+").startswith(("hydra/launcher", "hydra.launcher."))
+
+
 def overrides_of(words: list[str]) -> list[str]:
     """What sets a key, without options."""
     return [word for word in without_option(words, *CONFIG_DIR) if "=" in word and word[0] != "-"]

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import json
 import os
+import platform
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,13 @@ from kdrun.records import foreign
 PART = ".part"  # ending of what is being written
 
 
-def write(path: Path, content: bytes, keep: Path | None = None) -> None:
+def write(path: Path, content: bytes, keep: Path | None = None, once: bool = False) -> None:
     """Write a temporary file beside `path`, sync it, rename it, sync the folder. Raises `KdrunError`.
 
-    What `path` was before is renamed to `keep` where that is given.
+    What `path` was before is renamed to `keep` where that is given. `once`: of several processes, on several machines,
+    that write it at the same time the first one's stays, since others may have mapped it already.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    part = path.with_name(f".{path.name}.{_who()}{PART}")
     try:
         with part.open("wb") as file:
             file.write(content)
@@ -29,7 +32,8 @@ def write(path: Path, content: bytes, keep: Path | None = None) -> None:
             os.fsync(file.fileno())
         if keep is not None and path.exists():
             path.replace(keep)
-        part.replace(path)
+        if not once or not _linked(part, path):
+            part.replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):  # a left-over part harms nobody, and the error that brought us here counts
@@ -37,6 +41,23 @@ def write(path: Path, content: bytes, keep: Path | None = None) -> None:
         if isinstance(error, OSError):
             raise unwritable(path, len(content), error) from error
         raise
+
+
+def _who() -> str:
+    """This process, on whatever machine: two of them have one number, and a shared folder."""
+    return f"{re.sub('[^A-Za-z0-9-]', '-', platform.node())}.{os.getpid()}"
+
+
+def _linked(part: Path, path: Path) -> bool:
+    """Give the temporary file its name unless there is a file of that name. False where files have one name only."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        return False
+    part.unlink()
+    return True
 
 
 def unwritable(path: Path, size: int, error: OSError) -> KdrunError:

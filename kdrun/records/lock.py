@@ -1,11 +1,13 @@
 """Locks that the system lets go of when their holder dies, however it dies.
 
 POSIX record locks: not inherited by a loader's workers, and not promised on network file systems. Where there are
-none (Windows), everybody gets the lock.
+none (Windows, a shared folder without them), everybody gets the lock. What is shared by machines does not rest on it:
+see `Store.write`, and `kdrun.sweeps.shared` for what a sweep trains only once.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ try:
 except ImportError:  # pragma: no cover
     fcntl = None  # type: ignore[assignment]
 
+WITHOUT = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # said by a file system that has no locks
 log = logging.getLogger("kdrun")
 
 
@@ -31,6 +34,9 @@ def take(file: IO[Any], wait: bool = False, byte: int = 0) -> bool:
         fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte, os.SEEK_SET)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in WITHOUT:
+            raise
     return True
 
 

@@ -64,9 +64,10 @@ class Manifest:
     ) -> None:
         self._lock.close()
 
-    def describe(self, stage: str, words: Sequence[str]) -> None:
-        """Keep the command, so that the sweep can be gone on with."""
-        write_json(self.folder / "sweep.json", {"format": FORMAT, "stage": stage, "words": list(words)})
+    def describe(self, stage: str, words: Sequence[str], launcher: Sequence[str] = ()) -> None:
+        """Keep the command, so that the sweep can be gone on with; `launcher`: the words about who carries it out."""
+        content = {"format": FORMAT, "stage": stage, "words": list(words), "launcher": list(launcher)}
+        write_json(self.folder / "sweep.json", content)
 
     def note(self, key: str, **facts: Any) -> None:
         """What a job has come to; its other facts stay."""
@@ -89,10 +90,13 @@ def read_jobs(folder: Path) -> list[Job]:
     return jobs
 
 
-def read_sweep(folder: Path) -> tuple[str, list[str]]:
-    """The stage and the words of a sweep's command. Raises `KdrunError`."""
+def read_sweep(folder: Path) -> tuple[str, list[str], list[str]]:
+    """The stage and the words of a sweep's command, and those about its launcher, unchecked. Raises `KdrunError`."""
     content, words = _read_command(folder / "sweep.json")
-    return content["stage"], words
+    launcher = content.get("launcher", [])
+    if not isinstance(launcher, list) or not all(isinstance(word, str) for word in launcher):
+        raise KdrunError(f"{folder / 'sweep.json'} is not that of a sweep of this kdrun")
+    return content["stage"], words, launcher
 
 
 def read_search(folder: Path) -> tuple[str, int, list[str]]:

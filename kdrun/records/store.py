@@ -73,7 +73,10 @@ class Store:
         return [view for view in views if not is_whole(self.file(view))]
 
     def write(self, view: int, outputs: View) -> None:
-        """Keep one view's outputs. Raises `KdrunError` when there is no room."""
+        """Keep one view's outputs, unless another process has done so meanwhile. Raises `KdrunError` without room.
+
+        No lock is relied on: on a folder that several machines share it may be honoured by none of them.
+        """
         tensors, sizes = outputs.tensors, [count for count, _ in self._parts()]
         assert [tensor.numel() for tensor in tensors] == sizes, f"{[t.shape for t in tensors]} is not {self.shape}"
         try:
@@ -84,7 +87,9 @@ class Store:
             write_json(self.path / "store.json", {"format": FORMAT, "shape": self.shape, "key": dict(self.key)})
         kinds = [kind for _, kind in self._parts()]
         content = [t.to(kind).contiguous().cpu().numpy().tobytes() for t, kind in zip(tensors, kinds, strict=True)]
-        write(self.file(view), sealed(b"".join(content)))
+        if self.file(view).exists() and not is_whole(self.file(view)):
+            self.file(view).unlink(missing_ok=True)  # damaged
+        write(self.file(view), sealed(b"".join(content)), once=True)
 
     def read(self, view: int) -> View:
         """One view's outputs, mapped: read from disk as they are used."""

@@ -221,6 +221,8 @@ class Source:
             if missing:
                 self._tell(missing)
             for view in missing:
+                if not self.store.missing([view]):
+                    continue  # stored meanwhile by a process that the lock does not keep out
                 batches = self.loader.ascending(view, BATCH)
                 total = -(-len(self.index) // BATCH)
                 self.store.write(view, answers(self.live, counted(batches, total, f"teacher, view {view}")))
@@ -274,6 +276,14 @@ class Source:
 
 def fill_store(config: Plain) -> Store:
     """Store the outputs of a distillation's teacher, so that runs find them. Raises `UsageError` as `Source.choose`."""
+    source = source_of(config)
+    source.choose()
+    source.fill()
+    return source.store
+
+
+def source_of(config: Plain) -> Source:
+    """The teacher of a distillation, found or made, as its training would ask it."""
     from kdrun.stages.common import use_device
 
     device = use_device(config)
@@ -284,6 +294,4 @@ def fill_store(config: Plain) -> Store:
     student = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
     probe = assembly.probe_images(resident)
     source.serve(assembly.learner(config, student, source.live.model, probe, resident.train), resident, probe)
-    source.choose()
-    source.fill()
-    return source.store
+    return source

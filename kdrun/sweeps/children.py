@@ -1,7 +1,8 @@
 """Jobs in child processes: a job that fails, exits, is killed or crashes never stops the others.
 
 The children start from a `forkserver` that has imported torch and computed nothing, in some hundredths of a second;
-where there is none, from a new interpreter.
+where there is none, from a new interpreter. A worker of a cluster's engine starts its job in the same way (`attend`),
+so that every end of a job is told in the same words everywhere.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import platform
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ from typing import Any
 
 from kdrun import stopping
 from kdrun.errors import KdrunError
+from kdrun.records.outcomes import Outcomes
 from kdrun.redact import redacted
 from kdrun.running import in_one_line, run_stage
 
@@ -35,6 +39,10 @@ IMPORTED = [
 ]
 
 
+LOOK = 0.1  # seconds
+PATIENCE = 30  # seconds for what is left of an attempt before
+
+
 @dataclass(frozen=True)
 class Task:
     """What a child needs: a checked config, and how it was asked for."""
@@ -46,6 +54,8 @@ class Task:
     plugins: list[str] = field(default_factory=list)
     shared: bool = False
     debug: bool = False
+    need: str | None = None  # not the run itself but what it shares with others: `teacher`, `baseline` or `store`
+    place: str | None = None  # the folder in which kdrun was started, for a worker elsewhere
 
 
 @dataclass
@@ -92,7 +102,7 @@ def start(task: Task) -> Child:
     if "forkserver" in methods:
         context.set_forkserver_preload(IMPORTED)
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, task))
+    process = context.Process(target=_work, args=(there, task, dict(os.environ)))
     process.start()
     there.close()
     return Child(task, process, here)
@@ -114,8 +124,53 @@ def ended(child: Child) -> dict[str, Any]:
     return {"status": "failed", "reason": f"{died}; see {child.task.log}"}
 
 
-def _work(connection: Any, task: Task) -> None:
+def attend(task: Task, sweep: Path) -> dict[str, Any]:
+    """In a worker of an engine: carry out the task in a child, and tell the sweep when it starts and how it ended.
+
+    A worker that is asked to stop asks the child, which saves, and tells that too, with the `signal` it was asked by.
+    """
+    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    if task.place is not None:
+        os.chdir(task.place)
+    outcomes = Outcomes(sweep)
+    _wait_for_the_one_before(outcomes.heard().get(task.key, {}))
+    stopping.listen()
+    child, asked = None, None
+    try:
+        with stopping.deferred():
+            child = start(task)
+            process = {"id": child.process.pid, "host": platform.node()}
+            outcomes.tell(task.key, {"status": "running", "process": process})
+        while child.process.is_alive():
+            child.process.join(LOOK)  # not for ever: Ray's request to stop is no signal of the system
+    except stopping.Stopped as error:
+        stopping.forget()
+        assert child is not None
+        asked = str(error)
+        child.process.terminate()
+    with contextlib.suppress(stopping.Stopped), stopping.deferred():
+        outcome = {**ended(child), "signal": asked}
+        outcomes.tell(task.key, outcome)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return outcome
+
+
+def _wait_for_the_one_before(outcome: dict[str, Any]) -> None:
+    """The child of a worker that was killed saves and ends by itself, a moment later."""
+    process = outcome.get("process", {})
+    end = time.monotonic() + PATIENCE
+    while process.get("host") == platform.node() and time.monotonic() < end:
+        try:
+            os.kill(int(process["id"]), 0)
+        except OSError:
+            return  # it has gone, or is somebody else's by now
+        time.sleep(LOOK)
+
+
+def _work(connection: Any, task: Task, environment: dict[str, str]) -> None:
     """In the child. What it says goes to a file; what became of it, to the parent."""
+    os.environ.update(environment)  # of the worker, not of the server that it may share with earlier tasks
     with Path(task.log).open("a") as log:
         for number in (1, 2):
             os.dup2(log.fileno(), number)
@@ -137,14 +192,16 @@ def _work(connection: Any, task: Task) -> None:
 
 
 def _outcome(task: Task) -> dict[str, Any]:
-    import time
-
     from kdrun.lookup import add_plugin
     from kdrun.records.run import read_info
 
     sys.path.insert(0, str(Path.cwd()))
     for plugin in task.plugins:
         add_plugin(plugin)
+    if task.need is not None:
+        from kdrun.stages.prepare import prepare
+
+        return {"status": "completed", "reason": None, "run": prepare(task.config, task.need)}
     before = time.time()
     path = run_stage(task.config, task.overrides, task.debug, task.shared)
     made = (path / "run.json").stat().st_mtime >= before

@@ -1,25 +1,28 @@
-"""A sweep: plans its jobs, leaves out what is done, and carries out the rest."""
+"""A sweep: plans its jobs, leaves out what is done, and has the rest carried out, by processes here or by an engine."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdrun.config import jobs_of, stage_config, swept_keys
 from kdrun.errors import KdrunError
+from kdrun.launchers import Engine, Launcher
 from kdrun.progress import SweepTable
 from kdrun.records.manifest import DONE, Manifest, job_key
 from kdrun.redact import redacted
-from kdrun.sweeps.children import Task, carried_out
+from kdrun.sweeps import children, remote
+from kdrun.sweeps.children import Task
+from kdrun.sweeps.shared import needs
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as it was typed. `shared`: its jobs need the same teacher's outputs."""
+    """A sweep as it was typed. `shared`: its jobs need the same teacher's outputs. No `launcher`: processes here."""
 
     stage: str
     words: list[str]
@@ -28,28 +31,52 @@ class Sweep:
     plugins: Sequence[str] = ()
     shared: bool = False
     debug: bool = False
+    launcher: Launcher | None = None
 
 
 def carry_out(sweep: Sweep) -> int:
     """Run the jobs that are not done, each in its own process. Returns the worst exit code of them all."""
     jobs = jobs_of(sweep.words)
-    swept = swept_keys(sweep.words)
+    engine = None if sweep.launcher is None else sweep.launcher.engine(sweep.folder)
     with Manifest(sweep.folder) as manifest, SweepTable(len(jobs)) as table:
-        manifest.describe(sweep.stage, sweep.words)
-        tasks = _to_do(sweep, jobs, swept, manifest, table)
-        at_once = max((task.config["sweep"]["jobs"] for task in tasks), default=1)
-        for task, outcome in carried_out(tasks, at_once):
+        manifest.describe(sweep.stage, sweep.words, () if sweep.launcher is None else sweep.launcher.words)
+        tasks = _to_do(sweep, jobs, manifest, table, engine)
+        for task, outcome in _carried_out(sweep, tasks, engine, table):
             manifest.note(task.key, **outcome)
             table.update(task.key, manifest.jobs[task.key])
-        failed = [job for key in table.jobs if (job := manifest.jobs[key])["status"] == "failed"]
-    return max((int(job.get("code", 1)) for job in failed), default=0)
+        undone = [job for key in table.jobs if (job := manifest.jobs[key])["status"] not in DONE]
+    return max((int(job.get("code", 1)) for job in undone), default=0)
+
+
+def _carried_out(
+    sweep: Sweep, tasks: Sequence[Task], engine: Engine | None, table: SweepTable
+) -> Iterator[tuple[Task, dict[str, Any]]]:
+    if engine is None:
+        at_once = max((task.config["sweep"]["jobs"] for task in tasks), default=1)
+        yield from children.carried_out(tasks, at_once)
+        return
+    try:
+        hopeless: dict[str, str] = {}  # jobs that need what could not be made, and why
+        for wave in needs(tasks):
+            made = {need.task.key: need for need in wave}
+            for task, outcome in remote.carried_out([need.task for need in wave], engine, sweep.folder):
+                table.tell(f"{task.need} for {len(made[task.key].jobs)} jobs", outcome)
+                if outcome["status"] == "failed":
+                    why = f"its {task.need} failed: {outcome['reason']}"
+                    hopeless |= dict.fromkeys(made[task.key].jobs, why)
+        yield from (
+            (task, {"status": "failed", "reason": hopeless[task.key]}) for task in tasks if task.key in hopeless
+        )
+        yield from remote.carried_out([task for task in tasks if task.key not in hopeless], engine, sweep.folder)
+    finally:
+        engine.close()
 
 
 def _to_do(
-    sweep: Sweep, jobs: Sequence[list[str]], swept: Sequence[str], manifest: Manifest, table: SweepTable
+    sweep: Sweep, jobs: Sequence[list[str]], manifest: Manifest, table: SweepTable, engine: Engine | None
 ) -> list[Task]:
     """The jobs that are not done, with their configs; a job whose config is wrong has failed already."""
-    tasks = []
+    tasks, swept = [], swept_keys(sweep.words)
     for number, overrides in enumerate(jobs):
         own = [word for word in overrides if word.partition("=")[0] in swept]
         facts = {"overrides": overrides, "setting": redacted(" ".join(own))}
@@ -63,18 +90,14 @@ def _to_do(
             key = job_key(config)
             if not _is_over(manifest.jobs.get(key, {}), config["sweep"]["retry_failed"]):
                 manifest.note(key, **facts, status="not run", reason=None)
-                tasks.append(_task(sweep, key, config, overrides, number))
+                tasks.append(_task(sweep, key, _threaded(config, engine), overrides, number))
         table.add(key, manifest.jobs[key])
     return tasks
 
 
 def _task(sweep: Sweep, key: str, config: dict[str, Any], overrides: list[str], number: int) -> Task:
-    logs = sweep.folder / "logs"
+    logs = sweep.folder.absolute() / "logs"
     logs.mkdir(exist_ok=True)
-    at_once = config["sweep"]["jobs"]
-    if config["device"]["threads"] is None and at_once > 1:
-        threads = max(1, (os.cpu_count() or 1) // at_once)
-        config = {**config, "device": {**config["device"], "threads": threads}}
     return Task(
         key=key,
         config={**config, "resume": "auto"},  # a job that was cut off, or that somebody ran alone, is found again
@@ -83,7 +106,18 @@ def _task(sweep: Sweep, key: str, config: dict[str, Any], overrides: list[str], 
         plugins=list(sweep.plugins),
         shared=sweep.shared,
         debug=sweep.debug,
+        place=str(Path.cwd()),
     )
+
+
+def _threaded(config: dict[str, Any], engine: Engine | None) -> dict[str, Any]:
+    """With the threads that a job has where nobody said how many."""
+    at_once = config["sweep"]["jobs"]
+    here = max(1, (os.cpu_count() or 1) // at_once) if at_once > 1 else None
+    threads = here if engine is None else engine.threads
+    if config["device"]["threads"] is not None or threads is None:
+        return config
+    return {**config, "device": {**config["device"], "threads": threads}}
 
 
 def _is_over(before: dict[str, Any], retry_failed: bool) -> bool:

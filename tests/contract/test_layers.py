@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 ROWS = [
     {"cli", "commands", "__main__"},
-    {"sweeps"},
+    {"sweeps", "launchers"},
     {"config", "roles", "reports", "running"},
     {"stages"},
     {"assembly"},

@@ -154,7 +154,7 @@ class Watch:
             return _File(opened(file, mode, *rest, **more), self, str(file))
 
         builtins.open = io.open = watched_open  # type: ignore[assignment]
-        for name in ("replace", "rename", "mkdir", "unlink", "remove"):
+        for name in ("link", "replace", "rename", "mkdir", "unlink", "remove"):
             setattr(os, name, self._counted(name, getattr(os, name)))
         synced = os.fsync
         os.fsync = lambda handle: (self.operation("fsync"), synced(handle))[1]  # type: ignore[assignment]

@@ -50,7 +50,7 @@ def four_need_one_store(folder: Path, *rest: object) -> int:
     words = [["distill", *teacher, *FEW, *stored, f"seed={seed}"] for seed in range(4)]
     endings = started_at_once(folder, words, *rest)
     assert [ending.code for ending in endings] == [0] * 4
-    return sum(line.startswith("replace ") and ".bin" in line for ending in endings for line in ending.operations)
+    return sum(line.startswith("open ") and ".bin" in line for ending in endings for line in ending.operations)
 
 
 def test_four_runs_that_need_one_store_fill_it_once(tmp_path: Path) -> None:

@@ -57,18 +57,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with a plugin whose loss does whatever a loss must not; what the plugin leaves in this process goes."""
     monkeypatch.setattr(lookup, "PLUGINS", [])
     monkeypatch.setattr(sys, "path", list(sys.path))
-    losses = tmp_path / "mine" / "losses"
-    losses.mkdir(parents=True)
-    for folder in (losses.parent, losses):
-        (folder / "__init__.py").touch()
-    (losses / "terrible.py").write_text(TERRIBLE)
-    options = tmp_path / "options" / "loss"
-    options.mkdir(parents=True)
-    terms = "terms:\n  terrible:\n    kind: terrible\n    weight: 1.0\n    way: works\n    number: -1\n"
-    (options / "terrible.yaml").write_text(f"task: {{kind: cross_entropy, weight: 1.0}}\n{terms}")
+    write_plugin(tmp_path)
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
         del sys.modules[name]
+
+
+def write_plugin(folder: Path) -> None:
+    losses = folder / "mine" / "losses"
+    losses.mkdir(parents=True)
+    for package in (losses.parent, losses):
+        (package / "__init__.py").touch()
+    (losses / "terrible.py").write_text(TERRIBLE)
+    options = folder / "options" / "loss"
+    options.mkdir(parents=True)
+    terms = "terms:\n  terrible:\n    kind: terrible\n    weight: 1.0\n    way: works\n    number: -1\n"
+    (options / "terrible.yaml").write_text(f"task: {{kind: cross_entropy, weight: 1.0}}\n{terms}")
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +23,7 @@ from kdrun.datasets.raw import Files, Labelled, Raw
 from kdrun.datasets.split import Data, split
 from kdrun.errors import UsageError
 from kdrun.models.building import Model, build
+from kdrun.records import files, lock
 from kdrun.records import store as store_module
 from kdrun.records.store import damaged, is_whole, kept, prune
 from kdrun.stages import teacher as teacher_module
@@ -362,3 +366,72 @@ def test_students_of_a_stored_and_a_live_embedding_learn_the_same(kdrun: Command
     runs = [kdrun(*words, f"teacher.outputs={how}").run for how in ("live", "stored")]
     found = [json.loads((run / "summary.json").read_text())["test/nll"] for run in runs]
     assert found[0] == pytest.approx(found[1], rel=1e-3), "the batches of the teacher differ, and nothing else"
+
+
+# ----------------------------------------------------------------------------------- several machines, and no locks
+
+
+def filled_by_two_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, set[int]]:
+    """Two threads stand for two machines that have one process number, share a folder, and whose locks are not
+    honoured; both have computed a view before either writes it. Gives the files that each view has been, by inode."""
+    monkeypatch.setattr(lock.fcntl, "lockf", lambda *_: None)
+    monkeypatch.setattr(files.platform, "node", lambda: threading.current_thread().name)
+    both, turn, computed = threading.Barrier(2, timeout=30), threading.Lock(), teacher_module.answers
+    been: dict[int, set[int]] = {0: set(), 1: set()}
+    sources = [source(folder, *MOVING) for _ in range(2)]
+
+    def answers(*given: Any) -> Any:
+        answer = computed(*given)
+        both.wait()
+        return answer
+
+    def written(*given: Any, **more: Any) -> None:
+        with turn:
+            files.write(*given, **more)
+            for view, inodes in been.items():
+                if sources[0].store.file(view).exists():
+                    inodes.add(sources[0].store.file(view).stat().st_ino)
+
+    monkeypatch.setattr(teacher_module, "answers", answers)
+    monkeypatch.setattr(store_module, "write", written)
+    with ThreadPoolExecutor(2) as machines:
+        for done in [machines.submit(one.fill) for one in sources]:
+            done.result(timeout=60)
+    assert not sources[0].store.missing([0, 1])
+    assert not list(folder.rglob("*.part"))
+    return been
+
+
+def test_two_fillers_without_locks_leave_one_whole_file_that_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    been = filled_by_two_at_once(tmp_path / "two", monkeypatch)
+    assert [len(inodes) for inodes in been.values()] == [1, 1], "a file that others may have mapped is not replaced"
+    alone = source(tmp_path / "one", *MOVING)
+    monkeypatch.undo()
+    alone.fill()
+    two = next((tmp_path / "two").rglob("view-00001.bin"))
+    assert two.read_bytes() == alone.store.file(1).read_bytes()
+
+
+def test_a_writer_that_replaces_what_is_there_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_linked", lambda *_: False)
+    assert max(len(inodes) for inodes in filled_by_two_at_once(tmp_path, monkeypatch).values()) == 2
+
+
+def test_a_temporary_file_has_the_name_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines that share a folder may have one process number."""
+    names = []
+    for machine in ("one", "the/other"):
+        monkeypatch.setattr(files.platform, "node", lambda machine=machine: machine)
+        names.append(files._who())
+    assert names == [f"one.{os.getpid()}", f"the-other.{os.getpid()}"]
+
+
+def test_a_folder_without_locks_lets_everybody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "lockf", refused)
+    with lock.one_at_a_time(tmp_path, "0" * 16, "waiting"), (tmp_path / "x").open("w") as file:
+        assert lock.take(file)
