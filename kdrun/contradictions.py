@@ -31,6 +31,8 @@ def contradictions(stage: str, config: Plain, folders: Sequence[Path] = ()) -> I
         given = [key for key in ("checkpoint", "weights") if config["teacher"][key] is not None]
         if config["teacher"]["run"] != "auto" and given:
             yield f"teacher.run and teacher.{given[0]} both name a teacher; set one of them"
+    if config["launch"]["processes"] > 1 and config["device"]["compile"]:
+        yield "device.compile=true is for one process; use launch.processes=1, or device.compile=false"
     for role in ("model", "teacher", "student"):
         node = config.get(role) or {}
         yield from _wrong_origin(role, node)

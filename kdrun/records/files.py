@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from kdrun import processes
 from kdrun.errors import KdrunError
 from kdrun.records import foreign
 
@@ -19,8 +20,10 @@ PART = ".part"  # ending of what is being written
 def write(path: Path, content: bytes, keep: Path | None = None) -> None:
     """Write a temporary file beside `path`, sync it, rename it, sync the folder. Raises `KdrunError`.
 
-    What `path` was before is renamed to `keep` where that is given.
+    What `path` was before is renamed to `keep` where that is given. Of the processes of a run the first one writes.
     """
+    if not processes.is_first():
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         with part.open("wb") as file:
