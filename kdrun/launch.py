@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import sys
+import tempfile
 import uuid
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
-from kdrun import stopping
+from kdrun import processes, stopping
 from kdrun.errors import KdrunError, UsageError
+from kdrun.processes import GO_ON
 from kdrun.running import in_one_line
 
 Result = TypeVar("Result")
+ASKED = 128  # and the number of the signal: what a process exits with that was asked to stop
 
 
-class _Ended(NamedTuple):
-    """What became of a process: `value`, or the error's text and exit code, or the signal that stopped it."""
-
-    value: Any = None
-    error: str | None = None
-    code: int = 0
-    signal: int | None = None
-
-
-def launch(processes: int, work: Callable[..., Result], *arguments: Any) -> Result:
+def launch(several: int, work: Callable[..., Result], *arguments: Any) -> Result:
     """What `work(*arguments)` returns in the first of so many processes, which all carry it out together.
 
-    SIGINT, SIGTERM and SIGUSR1 are passed on to them; they have 30 seconds to save. Raises what the first one raises,
-    and `KdrunError` when one of them dies.
+    SIGINT, SIGTERM and SIGUSR1 are passed on to them; they have 30 seconds to save. Raises what they raise, and
+    `KdrunError` when one of them dies.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // several)))
     os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of the launcher, which says in thirty lines what is one line here
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=processes,
+        nproc_per_node=several,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
@@ -46,34 +45,42 @@ def launch(processes: int, work: Callable[..., Result], *arguments: Any) -> Resu
         max_restarts=0,
         signals_to_handle=",".join(number.name for number in stopping.SIGNALS),
     )
-    try:
-        ended: _Ended = elastic_launch(config, _process)(work, arguments)[0]
-    except ChildFailedError as error:
-        number, failure = error.get_first_failure()
-        how = f"killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with code {failure.exitcode}"
-        told = f"process {number} of {processes} was {how}"
-        raise KdrunError(f"{told}; `kdrun resume` goes on with the run from its last saved state") from error
-    except SignalException as error:
-        raise stopping.Stopped(error.sigval) from error
-    finally:
-        stopping.listen()
-    if ended.signal is not None:
-        raise stopping.Stopped(ended.signal)
-    if ended.error is not None:
-        raise (UsageError if ended.code == UsageError.exit_code else KdrunError)(ended.error)
-    value: Result = ended.value
-    return value
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            returned: dict[int, Result] = elastic_launch(config, _process)(Path(folder), work, arguments)
+        except SignalException as error:
+            raise stopping.Stopped(error.sigval) from error
+        except ChildFailedError as error:
+            number, failure = error.get_first_failure()
+            raise _error(Path(folder), f"process {number} of {several}", failure.exitcode) from error
+        finally:
+            stopping.listen()
+    return returned[0]
 
 
-def _process(work: Callable[..., Any], arguments: tuple[Any, ...]) -> _Ended:
-    """In each process. It has a session of its own, or Ctrl-C would reach it twice: directly, and passed on."""
+def _error(folder: Path, first: str, code: int) -> BaseException:
+    """Why they ended: `first` is the process that did so before the others, `code` what it ended with."""
+    if code < 0:
+        return KdrunError(f"{first} was killed by {signal.Signals(-code).name}; {GO_ON}")
+    if code > ASKED:
+        return stopping.Stopped(code - ASKED)
+    for file in sorted(folder.glob("*.txt")):
+        return (UsageError if code == UsageError.exit_code else KdrunError)(file.read_text())
+    return KdrunError(f"{first} ended with exit code {code} and said nothing; {GO_ON}")
+
+
+def _process(folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """In each process. It has a session of its own, or Ctrl-C would reach it twice: directly, and passed on.
+
+    One that fails exits, since the launcher lets none of them return before all do.
+    """
     os.setsid()
     stopping.listen()
     try:
-        return _Ended(work(*arguments))
+        return work(*arguments)
     except stopping.Stopped as error:
-        return _Ended(signal=error.number)
-    except KdrunError as error:
-        return _Ended(error=str(error), code=error.exit_code)
+        sys.exit(ASKED + error.number)
     except Exception as error:
-        return _Ended(error=in_one_line(error), code=1)
+        text = str(error) if isinstance(error, KdrunError) else in_one_line(error)
+        (folder / f"{processes.number():05d}.txt").write_text(text)
+        sys.exit(getattr(error, "exit_code", 1))

@@ -22,9 +22,12 @@ from kdrun.errors import KdrunError, UsageError
 
 Item = TypeVar("Item")
 WAIT = timedelta(days=1)  # as long as another run may take to train the teacher that this one waits for
-LAST_WORDS = 5.0  # seconds in which the others can say why they ended
+PATIENCE = 5.0  # seconds in which the others can say why they ended
+LOST = "lost"  # says one that ends because another has
+GO_ON = "`kdrun resume` goes on with the run from its last saved state"
 ENDED = "kdrun/ended"  # in the launcher's store, by attempt and process: why it ended
-OF_THE_NETWORK = ("gloo", "nccl", "Connection reset", "Connection closed", "Broken pipe", "recvValue", "sendBytes")
+OF_THE_NETWORK = ("gloo", "NCCL", "Connection reset", "Connection closed", "Broken pipe", "recvValue", "sendBytes")
+_members: list[tuple[str, int]] = []  # of each process its machine and its number there
 
 
 def launched() -> bool:
@@ -71,6 +74,7 @@ def together(device: str) -> Iterator[None]:
     try:
         with watched():
             dist.init_process_group(backend, timeout=WAIT)
+            _members[:] = everyone((platform.node(), os.getpid()))
             yield
     finally:
         if dist.is_initialized():
@@ -181,17 +185,13 @@ def watched() -> Iterator[None]:
             _leave_word(str(error) if isinstance(error, KdrunError) else f"{type(error).__name__}: {error}")
             raise
         with stopping.deferred():  # the launcher asks those that are left to end
-            _leave_word("lost")
+            _leave_word(LOST)
             raise _why() from error
 
 
 def _why() -> BaseException:
-    """Why the others cannot be reached: what they said before they ended, else who said nothing."""
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.distributed_c10d._abort_process_group()  # those that wait for this one go on, to this same place
-    store, silent, end = _store(), set(range(count())), time.monotonic() + LAST_WORDS
+    """Why the others cannot be reached: what one said before it ended, else who is dead, else who says nothing."""
+    store, silent, end = _store(), {place for place in range(count()) if place != number()}, time.monotonic() + PATIENCE
     while silent and time.monotonic() < end:
         for place in sorted(silent):
             if store.check([_key(place)]):
@@ -199,11 +199,25 @@ def _why() -> BaseException:
                 word = store.get(_key(place)).decode()
                 if word.startswith("stopped "):
                     return stopping.Stopped(int(word.split()[1]))
-                if word != "lost":
+                if word != LOST:
                     return KdrunError(f"process {place} of {count()} has failed: {word}")
+            elif _is_dead(place):
+                return KdrunError(f"process {place} of {count()} has died; {GO_ON}")
         time.sleep(0.05)
-    names = " and ".join(f"process {place} of {count()}" for place in sorted(silent)) or "the network between them"
-    return KdrunError(f"{names} has died or cannot be reached; `kdrun resume` goes on from the last saved state")
+    names = " and ".join(f"process {place}" for place in sorted(silent)) or "the others, by a fault of the network"
+    return KdrunError(f"cannot reach {names} of {count()}; {GO_ON}")
+
+
+def _is_dead(place: int) -> bool:
+    """Is it a process of this machine that is no more? Those of others cannot be seen."""
+    host, process = _members[place]
+    if host != platform.node():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _leave_word(word: str) -> None:
@@ -222,4 +236,4 @@ def _store() -> Any:
     import torch.distributed as dist
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=LAST_WORDS))
+    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=PATIENCE))
