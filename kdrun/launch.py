@@ -28,12 +28,10 @@ def launch(several: int, work: Callable[..., Result], *arguments: Any) -> Result
     `KdrunError` when one of them dies.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // several)))
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of the launcher, which says in thirty lines what is one line here
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -46,6 +44,7 @@ def launch(several: int, work: Callable[..., Result], *arguments: Any) -> Result
         signals_to_handle=",".join(number.name for number in stopping.SIGNALS),
     )
     with tempfile.TemporaryDirectory() as folder:
+        logging.disable(logging.CRITICAL)  # the launcher says in thirty lines what is one line here
         try:
             returned: dict[int, Result] = elastic_launch(config, _process)(Path(folder), work, arguments)
         except SignalException as error:
@@ -54,6 +53,7 @@ def launch(several: int, work: Callable[..., Result], *arguments: Any) -> Result
             number, failure = error.get_first_failure()
             raise _error(Path(folder), f"process {number} of {several}", failure.exitcode) from error
         finally:
+            logging.disable(logging.NOTSET)
             stopping.listen()
     return returned[0]
 
