@@ -155,15 +155,16 @@ def agreed(what: str, value: str) -> None:
 
 def asked_to_stop() -> bool:
     """Has somebody asked one of the processes to stop? Then all of them know, and stop after the same step."""
-    if count() > 1:
-        import torch
-        import torch.distributed as dist
+    if count() == 1:
+        return stopping.requested()
+    import torch
+    import torch.distributed as dist
 
-        received = torch.tensor(stopping.received() or 0)
-        dist.all_reduce(received, dist.ReduceOp.MAX)
-        if received:
-            stopping.note(int(received))
-    return stopping.requested()
+    signal = torch.tensor(stopping.received() or 0)
+    dist.all_reduce(signal, dist.ReduceOp.MAX)
+    if signal:
+        stopping.note(int(signal))
+    return bool(signal)  # one that comes only now is for the next time: the others do not know of it
 
 
 # ------------------------------------------------------------------------------------------------- when one ends
