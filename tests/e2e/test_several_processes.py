@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from kdrun.records import checkpoints
 from kdrun.stages.reproduce import weights_differ
+from scripts.scale_table import hosts
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 KDRUN = [sys.executable, "-m", "kdrun"]
@@ -218,3 +220,27 @@ def test_a_job_of_a_sweep_may_have_several_processes(here: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     made = sorted((here / "outputs" / "train").glob("*"))
     assert [read(run, "run.json")["device"]["processes"] for run in made] == [2, 2]
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[Any]:
+    """Network namespaces joined by a pair of virtual cables: launchers that know each other by address alone."""
+    with ExitStack() as stack:
+        try:
+            run = stack.enter_context(hosts())
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"network namespaces cannot be made here: {error}")
+        yield run
+
+
+@pytest.mark.netns
+def test_two_hosts_train_as_one(here: Path, two_hosts: Any) -> None:
+    words = ["train", "model=mlp", "model.widths=[8]", "epochs=2", "batch_size=50"]
+    two_hosts(["-m", "kdrun", *words, "run_dir=hosts"])
+    one = done(*words, "run_dir=one")
+    assert read(here / "hosts", "run.json")["device"]["processes"] == 2
+    before, after = (numbers(read(run, "summary.json")) for run in (one, here / "hosts"))
+    assert after == pytest.approx(before, abs=FLOATS)
+    difference = weights_differ(one, here / "hosts")
+    assert difference is not None
+    assert difference < FLOATS
