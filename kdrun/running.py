@@ -52,7 +52,7 @@ def _completed_before(config: dict[str, Any]) -> Path | None:
 
 def show(path: Path, made: bool = True) -> None:
     """Print a run's outcome; `made`: just now, so that its log has to have it too."""
-    from kdrun.records.run import append_log
+    from kdrun.records.log import append_log
     from kdrun.reports.outcome import outcome
 
     text = outcome(path)

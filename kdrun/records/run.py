@@ -89,14 +89,14 @@ class Run:
         Of several processes the first makes and writes it, and the others are told.
         Raises `KdrunError` when another process is at work in it, and `UsageError` when it is another experiment.
         """
-        begun: list[Run] = []
+        own: list[Run] = []
 
         def begin() -> tuple[Path, dict[str, Any]]:
-            begun.append(cls._written(about, unfinished))
-            return begun[0].path, begun[0].info
+            own.append(cls._written(about, unfinished))
+            return own[0].path, own[0].info
 
         told = processes.told(begin)
-        return begun[0] if begun else cls(*told, None)
+        return own[0] if own else cls(*told, None)
 
     @classmethod
     def _written(cls, about: About, unfinished: Path | None) -> Run:
@@ -223,15 +223,6 @@ class Run:
 
     def _write_info(self) -> None:
         write_json(self.path / "run.json", redacted_values(self.info))
-
-
-def append_log(run: Path, text: str) -> None:
-    """A finished run's table, for those who read its log later."""
-    try:
-        with (run / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"\n{text}\n")
-    except OSError as error:
-        raise unwritable(run / "log.txt", len(text), error) from error
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import inspect
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,8 @@ class Source:
     def _tell(self, missing: list[int]) -> None:
         """How large and how long, before it is done."""
         begin = time.monotonic()
-        self.live(next(iter(self.loader.ascending(missing[0], BATCH))))
+        for batch in islice(self.loader.ascending(missing[0], BATCH), 1):  # of many processes some have none
+            self.live(batch)
         seconds = (time.monotonic() - begin) * len(missing) * len(self.index) / min(BATCH, len(self.index))
         log.info(
             "teacher: storing its outputs for %d views of %s samples: %.1f MB, about %.0f s",
