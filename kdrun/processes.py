@@ -84,34 +84,35 @@ def together(device: str) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- what they tell
 
 
-def told(ask: Callable[[], Item]) -> Item:
+def told(ask: Callable[[], Item], tell: Callable[[Item], Any] = lambda answer: answer) -> Item:
     """What `ask` gives in the first process, which alone asks; all are told, also of an error that it raises.
 
-    For everything that is found on disk, which changes while one looks.
+    For everything that is found on disk, which changes while one looks. The others are told what `tell` makes of it.
     """
     if count() == 1:
         return ask()
     import torch.distributed as dist
 
-    answer: list[Any] = [None, None]
-    failure: BaseException | None = None
-    if is_first():
-        try:
-            answer = ["answer", ask()]
-        except (KdrunError, OSError) as error:
-            failure, answer = error, ["error", (str(error), getattr(error, "exit_code", 1))]
-        except stopping.Stopped as error:
-            failure, answer = error, ["stopped", error.number]
-    dist.broadcast_object_list(answer, src=0)
-    if failure is not None:
-        raise failure
-    kind, value = answer
-    if kind == "stopped":
-        raise stopping.Stopped(value)
-    if kind == "error":
-        raise (UsageError if value[1] == UsageError.exit_code else KdrunError)(value[0])
-    given: Item = value
-    return given
+    if not is_first():
+        heard: list[Any] = [None, None]
+        dist.broadcast_object_list(heard, src=0)
+        kind, value = heard
+        if kind == "error":
+            raise (UsageError if value[1] == UsageError.exit_code else KdrunError)(value[0])
+        if kind == "stopped":
+            raise stopping.Stopped(value)
+        answer: Item = value
+        return answer
+    try:
+        answer = ask()
+    except (KdrunError, OSError) as error:
+        dist.broadcast_object_list(["error", (str(error), getattr(error, "exit_code", 1))], src=0)
+        raise
+    except stopping.Stopped as error:
+        dist.broadcast_object_list(["stopped", error.number], src=0)
+        raise
+    dist.broadcast_object_list(["answer", tell(answer)], src=0)
+    return answer
 
 
 def everyone(value: Item) -> list[Item]:

@@ -89,14 +89,8 @@ class Run:
         Of several processes the first makes and writes it, and the others are told.
         Raises `KdrunError` when another process is at work in it, and `UsageError` when it is another experiment.
         """
-        own: list[Run] = []
-
-        def begin() -> tuple[Path, dict[str, Any]]:
-            own.append(cls._written(about, unfinished))
-            return own[0].path, own[0].info
-
-        told = processes.told(begin)
-        return own[0] if own else cls(*told, None)
+        run: Any = processes.told(lambda: cls._written(about, unfinished), lambda run: (run.path, run.info))
+        return run if isinstance(run, Run) else cls(run[0], run[1], None)
 
     @classmethod
     def _written(cls, about: About, unfinished: Path | None) -> Run:
