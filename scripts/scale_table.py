@@ -4,7 +4,7 @@ Bytes are counted by the network itself: two network namespaces joined by a pair
 (needs root and `ip`; without them the column stays empty). Efficiency on this machine is measured; on more devices it
 is computed from the measured compute of a step and from a link: no overlap of the two is assumed, so it is a floor.
 
-    python scripts/scale_table.py [--steps 10] [--rounds 3] [--write]
+    python scripts/scale_table.py [--steps 10] [--rounds 3] [--only traffic …] [--write]
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PAIRS = [  # teacher, student, pixels, classes, batch: those of docs/performance
     ("resnet152", "mobilenet_v2", 224, 1000, 16),
 ]
 DEVICES = [2, 4, 8, 16, 32, 64]
-LINKS = {"1 Gbit/s": 0.125e9, "10 Gbit/s": 1.25e9, "100 Gbit/s": 12.5e9}  # bytes per second
+CASES = [(1, 1), (1, 10), (100, 10), (100, 100)]  # how many times as quick as this thread a device is; Gbit/s of a link
 MOST_STEPS = 40  # for which there are images
 LATENCY = 50e-6  # seconds from one host to another through a switch and two kernels
 SAMPLES = 1_281_167  # of ImageNet-1k's training split
@@ -57,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=["stores", "traffic", "here", "plan"])
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.relative_to(ROOT)}")
     parser.add_argument("--traffic", nargs=2, metavar=("LOSS", "STEPS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -65,8 +66,11 @@ def main() -> None:
         with processes.together("cpu"):
             timed(PAIRS[0], arguments.traffic[0], int(arguments.traffic[1]))
         return
-    tables = {"traffic": traffic(), **efficiency(arguments.steps, arguments.rounds), "stores": stores()}
-    for name, text in tables.items():
+    tables = {"stores": stores, "traffic": traffic}
+    tables["here"] = tables["plan"] = lambda: efficiency(arguments.steps, arguments.rounds)
+    wanted = arguments.only or list(tables)
+    made = {name: text for make in dict.fromkeys(tables[name] for name in wanted) for name, text in make().items()}
+    for name, text in made.items():
         print(f"{text}\n")
         if arguments.write:
             from recipes_table import put
@@ -141,7 +145,7 @@ def sent(gradients: int, gathered: int, batch: int, several: int) -> float:
     return 2 * (several - 1) / several * gradients + (several - 1) / several * batch * gathered
 
 
-def traffic() -> str:
+def traffic() -> dict[str, str]:
     lines = ["| pair, loss | gradients | gathered of a sample | sent by each of 2 | of 8 | of 64 | counted, of 2 |"]
     lines.append("|---|---|---|---|---|---|---|")
     for pair in PAIRS:
@@ -152,7 +156,8 @@ def traffic() -> str:
             shown = "" if found is None else f"{found / 1e6:.3f} MB"
             row = f"{pair[0]} → {pair[1]}, {loss}, batch {pair[4]} | {gradients / 1e6:.3f} MB | {gathered:,} bytes"
             lines.append(f"| {row} | {each} | {shown} |")
-    return "\n".join([*lines, "", note("Per optimizer step. Counted at a network interface, headers and all.")])
+    told = note("Per optimizer step. Counted at a network interface, headers and all.")
+    return {"traffic": "\n".join([*lines, "", told])}
 
 
 def counted(loss: str) -> float | None:
@@ -261,28 +266,36 @@ def efficiency(steps: int, rounds: int) -> dict[str, str]:
     here.append(f"| {name} | {times} | {1e3 * whole:.2f} ms | {1e3 * small:.2f} ms |")
     measurement = note(f"Medians of {rounds} rounds of {steps} steps, the teacher asked live.")
     compute = {PAIRS[0]: alone, PAIRS[1]: timed(PAIRS[1], "kd", max(1, steps // 10))}
-    plan = [f"| pair | link | batch | {' | '.join(map(str, DEVICES))} |", "|---|---|---|" + "---|" * len(DEVICES)]
+    heads = ["pair", "device", "link", "batch", *map(str, DEVICES)]
+    plan = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for pair in PAIRS:
-        for link, speed in LINKS.items():
-            for kept in ("for each device", "in all"):
-                row = [f"{floor(compute[pair], gradients[pair], n, speed, kept == 'in all'):.0%}" for n in DEVICES]
-                plan.append(f"| {pair[0]} → {pair[1]} | {link} | {pair[4]} {kept} | {' | '.join(row)} |")
+        for quicker, link in CASES:
+            for shared in (False, True):
+                one = compute[pair] / quicker
+                row = [f"{floor(one, pair[4], gradients[pair], n, link, shared):.0%}" for n in DEVICES]
+                device = "this thread" if quicker == 1 else f"{quicker} × this thread"
+                batch = f"{pair[4]} {'in all' if shared else 'for each device'}"
+                plan.append(f"| {pair[0]} → {pair[1]} | {device} | {link} Gbit/s | {batch} | {' | '.join(row)} |")
     seconds = ", ".join(f"{compute[pair]:.3f} s a step of {pair[0]} → {pair[1]}" for pair in PAIRS)
     computed = note(f"Computed from {seconds} (measured, one thread) and {1e6 * LATENCY:.0f} µs from host to host.")
     return {"here": "\n".join([*here, "", measurement]), "plan": "\n".join([*plan, "", computed])}
 
 
-def floor(compute: float, gradients: int, several: int, speed: float, shared: bool) -> float:
-    """The share of the time that is not spent on waiting: a ring's time for the gradients, not overlapped."""
-    own = compute / several if shared else compute
-    wait = 2 * (several - 1) * (gradients / several / speed + LATENCY)
-    return own / (own + wait)
+def floor(compute: float, batch: int, gradients: int, several: int, link: int, shared: bool) -> float:
+    """How much of their number several devices give: a ring's time for the gradients, not overlapped.
+
+    With one batch for all, a part has two samples at least (see `deal`): beyond half the batch, devices have none.
+    """
+    part = max(2, -(-batch // several)) / batch if shared else 1.0
+    wait = 2 * (several - 1) * (gradients / several / (link * 1e9 / 8) + LATENCY)
+    steps = 1 if shared else several  # in which one device does the same
+    return steps * compute / (several * (compute * part + wait))
 
 
 # --------------------------------------------------------------------------------------------------------- stores
 
 
-def stores() -> str:
+def stores() -> dict[str, str]:
     lines = ["| kept of a sample | bytes | 1 view | 10 views | 100 views |", "|---|---|---|---|---|"]
     cases = [("all logits, fp32", None, "float32", {}), ("all logits, fp16", None, "float16", {})]
     cases += [(f"top_k={k}, fp16", k, "float16", {}) for k in (50, 10)]
@@ -291,7 +304,7 @@ def stores() -> str:
         store = Store(Path(), {"top_k": top_k, "type": kind, "taps": taps}, (SAMPLES, 1000))
         views = " | ".join(f"{count * store.view_bytes / 1e9:,.2f} GB" for count in (1, 10, 100))
         lines.append(f"| {name} | {store.view_bytes // SAMPLES:,} | {views} |")
-    return "\n".join([*lines, "", note(f"ImageNet-1k: {SAMPLES:,} × 1000.")])
+    return {"stores": "\n".join([*lines, "", note(f"ImageNet-1k: {SAMPLES:,} × 1000.")])}
 
 
 if __name__ == "__main__":
