@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
@@ -45,6 +45,7 @@ PAIRS = [  # teacher, student, pixels, classes, batch: those of docs/performance
     ("resnet56", "resnet20", 32, 100, 64),
     ("resnet152", "mobilenet_v2", 224, 1000, 16),
 ]
+Clock = Callable[[], float]
 DEVICES = [2, 4, 8, 16, 32, 64]
 CASES = [(1, 1), (1, 10), (100, 10), (100, 100)]  # how many times as quick as this thread a device is; Gbit/s of a link
 MOST_STEPS = 40  # for which there are images
@@ -67,7 +68,8 @@ def main() -> None:
             timed(PAIRS[0], arguments.traffic[0], int(arguments.traffic[1]))
         return
     tables = {"stores": stores, "traffic": traffic}
-    tables["here"] = tables["plan"] = lambda: efficiency(arguments.steps, arguments.rounds)
+    tables["here"] = lambda: efficiency(arguments.steps, arguments.rounds)
+    tables["plan"] = lambda: plan(arguments.steps)
     wanted = arguments.only or list(tables)
     made = {name: text for make in dict.fromkeys(tables[name] for name in wanted) for name, text in make().items()}
     for name, text in made.items():
@@ -108,13 +110,13 @@ def images(pixels: int, classes: int, count: int) -> Data:
     return split(Raw(tuple(str(number) for number in range(classes)), noise, noise), 0.0, 0, None)
 
 
-def timed(pair: tuple[str, str, int, int, int], loss: str, steps: int) -> float:
+def timed(pair: tuple[str, str, int, int, int], loss: str, steps: int, clock: Clock = time.perf_counter) -> float:
     """Median seconds of a step, of so many behind two to warm up."""
     trained, teacher, config, data = training(pair, loss)
     recipe = Recipe(1, lambda step, steps: 1.0, "cpu", "fp32", 0, report_every=1, norms_every=None)
-    times, before = [], time.perf_counter()
+    times, before = [], clock()
     for report in fit(trained, teacher, assembly.train_loader(config, data), recipe, processes.asked_to_stop):
-        now = time.perf_counter()
+        now = clock()
         times.append(now - before)
         before = now
         if report.step == steps + 2:
@@ -244,11 +246,11 @@ def measured(steps: int, size: int) -> tuple[float, float, float]:
 
 
 def efficiency(steps: int, rounds: int) -> dict[str, str]:
-    gradients = {pair: sizes(pair, "kd")[0] for pair in PAIRS}
+    gradients, _ = sizes(PAIRS[0], "kd")
     found = []
     for _ in range(rounds):  # in turns, so that both meet the same neighbours
         alone = launch(1, measured, steps, 0)[0]
-        two, whole, small = launch(2, measured, steps, gradients[PAIRS[0]])
+        two, whole, small = launch(2, measured, steps, gradients)
         found.append((alone, two, whole, small))
     alone, two, whole, small = (statistics.median(column) for column in zip(*found, strict=True))
     heads = [
@@ -265,9 +267,14 @@ def efficiency(steps: int, rounds: int) -> dict[str, str]:
     times = f"{alone:.4f} s/step | {two:.4f} s/step | {alone / (2 * two):.2f}"
     here.append(f"| {name} | {times} | {1e3 * whole:.2f} ms | {1e3 * small:.2f} ms |")
     measurement = note(f"Medians of {rounds} rounds of {steps} steps, the teacher asked live.")
-    compute = {PAIRS[0]: alone, PAIRS[1]: timed(PAIRS[1], "kd", max(1, steps // 10))}
+    return {"here": "\n".join([*here, "", measurement])}
+
+
+def plan(steps: int) -> dict[str, str]:
+    compute = {pair: timed(pair, "kd", steps if pair is PAIRS[0] else 1, time.process_time) for pair in PAIRS}
+    gradients = {pair: sizes(pair, "kd")[0] for pair in PAIRS}
     heads = ["pair", "device", "link", "batch", *map(str, DEVICES)]
-    plan = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for pair in PAIRS:
         for quicker, link in CASES:
             for shared in (False, True):
@@ -275,10 +282,10 @@ def efficiency(steps: int, rounds: int) -> dict[str, str]:
                 row = [f"{floor(one, pair[4], gradients[pair], n, link, shared):.0%}" for n in DEVICES]
                 device = "this thread" if quicker == 1 else f"{quicker} × this thread"
                 batch = f"{pair[4]} {'in all' if shared else 'for each device'}"
-                plan.append(f"| {pair[0]} → {pair[1]} | {device} | {link} Gbit/s | {batch} | {' | '.join(row)} |")
+                lines.append(f"| {pair[0]} → {pair[1]} | {device} | {link} Gbit/s | {batch} | {' | '.join(row)} |")
     seconds = ", ".join(f"{compute[pair]:.3f} s a step of {pair[0]} → {pair[1]}" for pair in PAIRS)
-    computed = note(f"Computed from {seconds} (measured, one thread) and {1e6 * LATENCY:.0f} µs from host to host.")
-    return {"here": "\n".join([*here, "", measurement]), "plan": "\n".join([*plan, "", computed])}
+    computed = note(f"Computed from {seconds} (CPU time, one thread) and {1e6 * LATENCY:.0f} µs from host to host.")
+    return {"plan": "\n".join([*lines, "", computed])}
 
 
 def floor(compute: float, batch: int, gradients: int, several: int, link: int, shared: bool) -> float:
