@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdrun import lookup, schedule
+from kdrun import lookup, parallel, processes, schedule
 from kdrun.datasets.files import cache_folder
 from kdrun.datasets.loader import PlainLoader, TrainLoader
 from kdrun.datasets.raw import Files
@@ -92,6 +92,11 @@ def train_loader(config: Plain, data: Data) -> TrainLoader:
         raise UsageError(f"batch_size={size} is more than the {len(data.train)} training samples; choose a smaller one")
     augmentations = [(name, lookup.module("datasets.augment", name), opts) for name, opts in config["augment"].items()]
     views = Views(data.train, len(data.classes), node["view_seed"], augmentations)
+    if processes.count() > 1 and not views.storable:
+        raise UsageError(
+            f"augment={views.mixing[0][0]}: streamed images are mixed within their batch, which several processes "
+            "share; use one process, a larger dataset.cache_gb, or another augmentation"
+        )
     order = {"seed": config["seed"], "balance": node["balance"], "cycle": node["views"]}
     return TrainLoader(data.train, views, size, **order, workers=node.get("workers", 0))
 
@@ -289,6 +294,7 @@ def training(config: Plain, built: Learner, device: str, precision: str) -> Trai
     if node.get("nesterov") and not node.get("momentum"):
         node["nesterov"] = False  # without momentum there is nothing to look ahead with
     place(built, device, precision)
+    parallel.synchronised(built, device)
     if config["device"]["compile"]:
         compile_module(built, device)
     fused = {"fused": True} if device == "cuda" else {}  # one kernel for all parameters

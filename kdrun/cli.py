@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kdrun import __version__, commands, stopping
+from kdrun import __version__, commands, processes, stopping
 from kdrun.errors import KdrunError, UsageError, brief, suggestion
 from kdrun.redact import is_credential, redacted
 from kdrun.running import in_one_line, run_stage, show
@@ -70,10 +70,10 @@ def main() -> int:
     except KdrunError as error:
         if debug:
             raise
-        print(f"kdrun: {redacted(str(error))}", file=sys.stderr)
+        _say(redacted(str(error)))
         return error.exit_code
     except stopping.Stopped as error:
-        print(f"kdrun: interrupted by {error}", file=sys.stderr)
+        _say(f"interrupted by {error}")
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone: say nothing more
@@ -81,10 +81,16 @@ def main() -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"kdrun: {in_one_line(error)}", file=sys.stderr)
+        _say(in_one_line(error))
         return 2 if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG else 1
     finally:
         gc.enable()
+
+
+def _say(what: str) -> None:
+    """A line for people, from one of the processes of a run."""
+    if processes.is_first():
+        print(f"kdrun: {what}", file=sys.stderr)
 
 
 def dispatch(arguments: list[str], debug: bool) -> int:
@@ -97,6 +103,8 @@ def dispatch(arguments: list[str], debug: bool) -> int:
     if arguments[0] in ("-sc", "--shell-completion"):
         return _completion(arguments)
     command, rest = arguments[0], arguments[1:]
+    if processes.count() > 1:
+        _refuse_in_several(command, rest)
     if command not in COMMANDS:
         raise UsageError(f"there is no command {brief(command)!r}; {suggestion(command, COMMANDS)}")
     if command not in STAGES and {"--help", "-h"} & set(rest):
@@ -126,6 +134,15 @@ def dispatch(arguments: list[str], debug: bool) -> int:
     if command == "store":
         return commands.stored(rest, debug)
     return _stage(command, rest, debug)
+
+
+def _refuse_in_several(command: str, rest: list[str]) -> None:
+    """Raise `UsageError` for what torchrun must not start."""
+    if SWEEP & set(rest):
+        alone = " ".join(["kdrun", command, *rest, f"launch.processes={processes.count()}"])
+        raise UsageError(f"torchrun starts the processes of one run, and -m is several runs; use: {brief(alone, 500)}")
+    if command in COMMANDS and command not in (*STAGES, "resume"):
+        raise UsageError(f"kdrun {command} is for one process; use it without torchrun")
 
 
 # ---------------------------------------------------------------------------------------------------------- stages
@@ -298,10 +315,11 @@ def _plug_in(name: str) -> None:
 
 
 def _resume(arguments: list[str], debug: bool) -> int:
-    keys, words = key_values(arguments, ("run",))
+    keys, words = key_values(arguments, ("run", "launch.processes"))
     words = [keys["run"], *words] if "run" in keys else words
-    if len(words) != 1:
-        raise UsageError("usage: kdrun resume <run directory or sweep directory>")
+    several = keys.get("launch.processes", "1")
+    if len(words) != 1 or not several.isdigit() or int(several) < 1:
+        raise UsageError("usage: kdrun resume <run directory or sweep directory> [launch.processes=NUMBER]")
     path = Path(words[0])
     if (path / "tune.json").exists() and not (path / "run.json").exists():
         from kdrun.records.manifest import read_search
@@ -319,11 +337,13 @@ def _resume(arguments: list[str], debug: bool) -> int:
     from kdrun.records.run import is_completed, read_info
 
     read_info(path)  # refused before torch is imported
-    done = is_completed(path)
-    from kdrun.progress import shown
-    from kdrun.stages.resume import resume
+    if is_completed(path):
+        show(path, made=False)
+        return 0
+    from kdrun.stages.resume import resumed_config
 
-    with shown(debug):
-        resume(path)
-    show(path, made=not done)
+    config = resumed_config(path)
+    if "launch.processes" in keys:
+        config["launch"] = {"processes": int(several)}
+    run_stage(config, [], debug)
     return 0

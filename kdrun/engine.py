@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from kdrun import parallel, processes
 from kdrun.datasets.loader import TrainLoader
 from kdrun.device import autocast, seed_all
 from kdrun.errors import KdrunError
@@ -42,6 +43,7 @@ class Training:
 
     def __init__(self, learner: Learner, optimizer: Optimizer, device: str, precision: str, ema: float | None) -> None:
         self.learner, self.optimizer = learner, optimizer
+        self.parallel = parallel.parallel(learner, phases=learner.first > 0)  # the learner itself in one process
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
         self.average = None if ema is None else _averaged(learner.student, ema)
@@ -74,7 +76,7 @@ class Training:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.epoch, self.step, self.phase = state["epoch"], state["step"], state["phase"]
-        self.means = Means(dict(state["means"]["sums"]), dict(state["means"]["samples"]))
+        self.means = Means(dict(state["means"]["sums"]), dict(state["means"]["samples"])).shared()
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,12 @@ def fit(
             _set_progress(training, recipe, epoch * steps + step, recipe.epochs * steps)
             group = min(recipe.accumulate, steps - step // recipe.accumulate * recipe.accumulate)
             measured = recipe.norms_every is not None and (epoch * steps + step) % recipe.norms_every == 0
-            outputs, losses = _backward(training, teacher, batch, recipe, 1 / group, measured)
+            finished = step + 1 == steps
+            updated = (step + 1) % recipe.accumulate == 0 or finished
+            with parallel.silent(training.parallel, until_later=not updated):
+                outputs, losses = _backward(training, teacher, batch, recipe, 1 / group, measured)
             training.means.add(outputs, losses, batch)
             training.step = step + 1
-            finished = training.step == steps
-            updated = training.step % recipe.accumulate == 0 or finished
             if updated:
                 _update(training, recipe.grad_clip)
             stopped = updated and not finished and stop()
@@ -143,9 +146,11 @@ def evaluate(
 ) -> dict[str, Tensor]:
     """The summed metrics of a model that answers with `Outputs`, by metric name; `results` turns them into numbers.
 
-    `autocasting` is (device, precision). Leaves the model in eval mode.
+    `autocasting` is (device, precision). Leaves the model in eval mode. Where several processes share the batches,
+    each is given the sums over all of them.
     """
     model.eval()
+    parallel.same_buffers(model)
     totals: dict[str, Tensor] = {}
     for batch in loader:
         with torch.no_grad(), autocast(*autocasting):
@@ -156,7 +161,13 @@ def evaluate(
             part = metric.sums(logits, targets, expected)
             if part is not None:
                 totals[name] = totals[name] + part if name in totals else part
-    return totals
+    return _added(processes.everyone(totals))
+
+
+def _added(shares: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """By name the sum over those that have it."""
+    names = dict.fromkeys(name for share in shares for name in share)
+    return {name: torch.stack([share[name] for share in shares if name in share]).sum(dim=0) for name in names}
 
 
 def results(totals: Mapping[str, Tensor], metrics: Mapping[str, ModuleType]) -> dict[str, float]:
@@ -166,20 +177,27 @@ def results(totals: Mapping[str, Tensor], metrics: Mapping[str, ModuleType]) -> 
 
 @dataclass
 class Means:
-    """Running means over an epoch, each over the batches that had it, kept on the device until they are reported."""
+    """Running means over an epoch, each over the batches that had it, kept on the device until they are reported.
+
+    Where several processes share a batch, each adds up its own samples; a report adds up the processes.
+    """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
 
     def add(self, outputs: Outputs, losses: Mapping[str, Tensor], batch: Batch) -> None:
         for name, loss in losses.items():
-            self._add(name, loss.detach() * len(batch), len(batch))
+            self._add(name, loss.detach() * batch.own, batch.whole)
         if batch.targets is not None and outputs.logits.dim() == 2:
             labels = batch.targets if batch.targets.dim() == 1 else batch.targets.argmax(dim=1)
-            self._add("accuracy", (outputs.logits.detach().argmax(dim=1) == labels).sum().float(), len(batch))
+            correct = outputs.logits.detach().argmax(dim=1) == labels
+            self._add("accuracy", correct[: batch.own].sum().float(), batch.whole)
 
     def report(self, epoch: int, step: int, steps: int, lr: float, stopped: bool = False) -> Report:
-        totals = torch.stack(list(self.sums.values())).tolist()
+        whole = parallel.summed(torch.stack(list(self.sums.values())))
+        self.sums = dict(zip(self.sums, whole, strict=True))
+        self.shared()
+        totals = whole.tolist()
         metrics = {name: total / self.samples[name] for name, total in zip(self.sums, totals, strict=True)}
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -188,6 +206,12 @@ class Means:
                     "try a lower optimizer.lr, grad_clip=1.0, or device.precision=fp32"
                 )
         return Report(epoch, step, steps, lr, metrics, finished=step == steps, stopped=stopped)
+
+    def shared(self) -> Means:
+        """Sums over all processes are the first one's; the others begin anew."""
+        if not processes.is_first():
+            self.sums = {name: torch.zeros_like(total) for name, total in self.sums.items()}
+        return self
 
     def _add(self, name: str, value: Tensor, samples: int) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -204,7 +228,7 @@ def _backward(
     learner = training.learner
     target = None if teacher is None else teacher(batch)
     with autocast(recipe.device, recipe.precision):
-        outputs, losses = learner(batch, target)
+        outputs, losses = training.parallel(batch, target)
     total = learner.total(losses)
     norms = _gradient_norms(training, losses) if measured and len(learner.terms) > 1 else {}
     training.scaler.scale(total * share).backward()
@@ -219,7 +243,8 @@ def _gradient_norms(training: Training, losses: Mapping[str, Tensor]) -> dict[st
     for name, loss in ((name, loss) for name, loss in losses.items() if loss.requires_grad):
         scaled = training.scaler.scale(loss)
         parts = torch.autograd.grad(scaled, parameters, retain_graph=True, allow_unused=True)
-        squares = [part.to(loss.dtype).square().sum() for part in parts if part is not None]
+        whole = [parallel.averaged(part) for part in parts if part is not None]
+        squares = [part.to(loss.dtype).square().sum() for part in whole]
         norms[f"gradient/{name}"] = (
             torch.stack([loss.new_zeros(()), *squares]).sum().sqrt() / training.scaler.get_scale()
         )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kdrun import parallel
 from kdrun.losses import Term
 from kdrun.models.building import Model
 from kdrun.types import Batch, Outputs
@@ -80,12 +81,21 @@ class Learner(nn.Module):
 
         Losses are computed in float32 whatever the student ran in; float64 stays float64.
         """
-        outputs = self.student(batch.inputs)
+        with parallel.own_numbers(batch):
+            outputs = self.student(batch.inputs)
         with torch.autocast(outputs.logits.device.type, enabled=False):
             student = _at_least_float32(outputs)
             target = None if teacher is None else _at_least_float32(teacher)
-            losses = {name: term(student, target, batch) for name, term in self.terms.items() if self.counts(name)}
+            losses = {name: self._loss(name, student, target, batch) for name in self.terms if self.counts(name)}
         return student, losses
+
+    def _loss(self, name: str, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        """Where several processes share a batch: of all its samples, or of a part that counts by its size."""
+        term = self.terms[name]
+        if term.relational:
+            loss: Tensor = term(*parallel.of_all(student, teacher, batch))
+            return loss
+        return parallel.weighed(term(student, teacher, batch), batch)
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum that is minimised."""

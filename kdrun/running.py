@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from kdrun import processes
 from kdrun.errors import brief
 from kdrun.redact import redacted
 
@@ -16,27 +17,42 @@ from kdrun.redact import redacted
 def run_stage(config: dict[str, Any], overrides: list[str], debug: bool, shared: bool = False) -> Path:
     """Run a checked config, show its outcome, and return its run directory.
 
-    `shared`: other jobs of a sweep need the same teacher's outputs.
+    `shared`: other jobs of a sweep need the same teacher's outputs. In several processes (`launch.processes`, or those
+    that torchrun has started) the first one shows it.
     """
+    if config["launch"]["processes"] > 1 and not processes.launched():
+        from kdrun.launch import launch
+
+        return launch(config["launch"]["processes"], run_stage, config, overrides, debug, shared)
     from kdrun.progress import shown
-    from kdrun.records.run import is_completed, refuse_changed, unfinished_run
 
     gc.enable()
-    begun, before = unfinished_run(config), time.time()
-    if begun is not None and is_completed(begun):
-        refuse_changed(begun, config)
-        path = begun
-    else:
-        with shown(debug):
-            more = {"shared": shared} if config["stage"] == "distill" else {}
-            path = _stage_function(config["stage"])(config, overrides=overrides, **more)
-    show(path, made=(path / "run.json").stat().st_mtime >= before)
+    before = time.time()
+    with processes.together(config["device"]["name"]):
+        path = processes.told(lambda: _completed_before(config))
+        if path is None:
+            with shown(debug):
+                more = {"shared": shared} if config["stage"] == "distill" else {}
+                path = _stage_function(config["stage"])(config, overrides=overrides, **more)
+        if processes.is_first():
+            show(path, made=(path / "run.json").stat().st_mtime >= before)
     return path
+
+
+def _completed_before(config: dict[str, Any]) -> Path | None:
+    """The completed run that `run_dir` names, if any. Raises `UsageError` when it is another experiment."""
+    from kdrun.records.run import is_completed, refuse_changed, unfinished_run
+
+    begun = unfinished_run(config)
+    if begun is None or not is_completed(begun):
+        return None
+    refuse_changed(begun, config)
+    return begun
 
 
 def show(path: Path, made: bool = True) -> None:
     """Print a run's outcome; `made`: just now, so that its log has to have it too."""
-    from kdrun.records.run import append_log
+    from kdrun.records.log import append_log
     from kdrun.reports.outcome import outcome
 
     text = outcome(path)

@@ -20,6 +20,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
+        self.number = number
         self.exit_code = 130 if number == signal.SIGINT else 143
 
 
@@ -54,6 +55,16 @@ def linger(worker: int = 0) -> None:
 def requested() -> bool:
     """Has somebody asked, while `deferred`, that the work should end?"""
     return _Requests.received is not None
+
+
+def received() -> int | None:
+    """The signal by which somebody has asked, while `deferred`."""
+    return _Requests.received
+
+
+def note(number: int) -> None:
+    """As if this process had got the signal that another process of its run has got."""
+    _Requests.received = _Requests.received or number
 
 
 def check() -> None:

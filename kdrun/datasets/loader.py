@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdrun import stopping
+from kdrun import processes, stopping
 from kdrun.datasets.raw import Files, Pixels
 from kdrun.datasets.split import Split
 from kdrun.datasets.views import Views
 from kdrun.errors import KdrunError
-from kdrun.types import Batch
+from kdrun.types import Batch, Part
 
 
 class TrainLoader:
@@ -43,9 +43,10 @@ class TrainLoader:
         return len(chunks(self._order(0), self.batch_size))
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from batch `start` on."""
+        """The batches of an epoch, from batch `start` on: of each, the part that this process has."""
         index = self.split.index.cpu()[self._order(number)].to(self.split.index.device)
-        yield from self._batches(chunks(index, self.batch_size)[start:], self.view(number))
+        dealt = [deal(batch) for batch in chunks(index, self.batch_size)[start:]]
+        yield from self._batches([rows for rows, _ in dealt], [part for _, part in dealt], self.view(number))
 
     def view(self, epoch: int) -> int:
         """The number of the view that an epoch shows; without augmentation all views are one."""
@@ -54,13 +55,17 @@ class TrainLoader:
         return epoch if self.cycle is None else epoch % self.cycle
 
     def ascending(self, view: int, batch_size: int) -> Iterator[Batch]:
-        """One view of every sample in ascending order, so that what is computed of it depends on no batch order."""
-        yield from self._batches(list(self.split.index.split(batch_size)), view)
+        """One view of every sample in ascending order, so that what is computed of it depends on no batch order.
 
-    def _batches(self, batches: Sequence[Tensor], view: int) -> Iterator[Batch]:
-        for rows, images in zip(batches, fetch(self.split.pixels, batches, self.workers), strict=True):
+        Where there are several processes, each has its share of the batches.
+        """
+        batches = processes.mine(self.split.index.split(batch_size))
+        yield from self._batches(batches, [None] * len(batches), view)
+
+    def _batches(self, batches: Sequence[Tensor], parts: Sequence[Part | None], view: int) -> Iterator[Batch]:
+        for rows, part, images in zip(batches, parts, fetch(self.split.pixels, batches, self.workers), strict=True):
             inputs, targets = self.views(rows, images.to(rows.device, non_blocking=True), view=view)
-            yield Batch(inputs, targets, rows, view=view)
+            yield Batch(inputs, targets, rows, view=view, part=part)
 
     def _order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
@@ -75,11 +80,11 @@ class TrainLoader:
 
 
 class PlainLoader:
-    """A split in ascending order, without augmentation: for evaluation."""
+    """A split in ascending order, without augmentation: for evaluation. Of several processes each has some batches."""
 
     def __init__(self, split: Split, batch_size: int, workers: int = 0) -> None:
         self.split, self.workers = split, workers
-        self.batches = chunks(split.index, batch_size)
+        self.batches = processes.mine(chunks(split.index, batch_size))
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -95,6 +100,21 @@ def chunks(order: Tensor, size: int) -> list[Tensor]:
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
+
+
+def deal(batch: Tensor) -> tuple[Tensor, Part | None]:
+    """The samples of a batch that this process has, in its order; all of them where it is alone.
+
+    Parts are neighbours, as equal as can be, and none has one sample alone (see `chunks`): of a small last batch some
+    processes have none. They compute with its first samples, which then count for nothing.
+    """
+    several = processes.count()
+    if several == 1:
+        return batch, None
+    parts = chunks(batch, max(2, -(-len(batch) // several)))
+    sizes = [len(part) for part in parts] + [0] * (several - len(parts))
+    number = processes.number()
+    return parts[number] if sizes[number] else batch[:2], Part(number, tuple(sizes))
 
 
 def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[Tensor]:

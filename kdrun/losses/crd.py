@@ -62,6 +62,7 @@ def others(known: Tensor, classes: Tensor, most: int) -> Tensor:
 
 class CRD(Term):
     features = True
+    relational = True  # its memory and its scale are of the whole batch
     smallest_batch = 2
     rows: Tensor  # by number of a sample, its place in the memory
     classes: Tensor  # by place

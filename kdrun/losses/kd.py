@@ -45,6 +45,10 @@ class KD(Term):
         super().__init__()
         self.temperature, self.confidence = temperature, confidence
 
+    def progress(self, done: float) -> None:
+        super().progress(done)
+        self.relational = self.confidence > 0  # weights are over their mean in the batch
+
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         wanted = teacher_logits(teacher)
         if self.confidence == 0:

@@ -77,6 +77,7 @@ class OFD(Term):
             norm = last_norm(teacher.network, teacher.taps[pair.teacher], wanted.shape[1])
             margin = wanted.new_zeros(wanted.shape[1]) if norm is None else margin_of_norm(norm)
             self.register_buffer(f"margin{number}", margin)
+        self.relational = not all(self.rectified)  # then a margin is a mean over the batch
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         losses = []

@@ -32,6 +32,7 @@ def srd_loss(student: Tensor, teacher: Tensor, power: float, epsilon: float) -> 
 
 class SRD(Term):
     features = True
+    relational = True
     smallest_batch = 2
 
     def __init__(self, power: float = 4.0, epsilon: float = 1e-6, pairs: Mapping[str, str] | None = None) -> None:

@@ -26,7 +26,8 @@ class Term(nn.Module):
     """
 
     needs_teacher: bool = True
-    relational: bool = False  # does it compare samples of the batch with each other?
+    relational: bool = False  # does it compare samples of the batch, or divide by a mean over it? Several
+    # processes then give it the whole batch, and any other term their parts
     features: bool = False  # does it read what is tapped inside the models? Then both are tapped before `build`
     smallest_batch: int = 1  # fewer samples than this have no such loss
     courses: Mapping[str, Callable[[float], float]] = {}  # options that change while training, as functions of `done`

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from kdrun import processes
 from kdrun.errors import UsageError, brief
 from kdrun.records.files import write
 from kdrun.records.seal import MARK, TAIL, is_sealed, sealed
@@ -25,6 +26,8 @@ def save(path: Path, content: Mapping[str, Any], keep: Path | None = None) -> No
 
     The file that was there before is renamed to `keep` where that is given.
     """
+    if not processes.is_first():  # it would be serialised, and not written
+        return
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     archive = buffer.getvalue()[:-2] + TAIL.to_bytes(2, "little")  # the last field of a zip: length of its comment

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from kdrun import processes
 from kdrun.errors import KdrunError
 from kdrun.records import foreign
 
@@ -22,8 +23,11 @@ def write(path: Path, content: bytes, keep: Path | None = None, once: bool = Fal
     """Write a temporary file beside `path`, sync it, rename it, sync the folder. Raises `KdrunError`.
 
     What `path` was before is renamed to `keep` where that is given. `once`: of several processes, on several machines,
-    that write it at the same time the first one's stays, since others may have mapped it already.
+    that write it at the same time the first one's stays, since others may have mapped it already. Of the processes of a
+    run the first one writes.
     """
+    if not processes.is_first():
+        return
     part = path.with_name(f".{path.name}.{_who()}{PART}")
     try:
         with part.open("wb") as file:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from kdrun import processes
 from kdrun.records.files import unwritable
 
 try:
@@ -51,7 +52,13 @@ def is_taken(path: Path) -> bool:
 
 @contextmanager
 def one_at_a_time(folder: Path, fingerprint: str, waiting: str) -> Iterator[None]:
-    """Among all processes that work in `folder`, one at a time for a fingerprint; `waiting` is said before a wait."""
+    """Among all runs that work in `folder`, one at a time for a fingerprint; `waiting` is said before a wait.
+
+    Of a run's processes the first one holds the lock: what is done inside begins with what it tells the others.
+    """
+    if not processes.is_first():
+        yield
+        return
     byte = int(fingerprint[:14], 16)  # each fingerprint has its own byte of one empty file
     path = folder / ".lock"
     try:

@@ -46,3 +46,12 @@ class LogFile(logging.Handler):
         super().close()
         with contextlib.suppress(OSError):  # a full disk: that has been complained about already
             self.file.close()
+
+
+def append_log(run: Path, text: str) -> None:
+    """A finished run's table, for those who read its log later."""
+    try:
+        with (run / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"\n{text}\n")
+    except OSError as error:
+        raise unwritable(run / "log.txt", len(text), error) from error

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from kdrun import processes
 from kdrun.errors import KdrunError, UsageError
 from kdrun.records import lock
 from kdrun.records.environment import code_changes, environment
@@ -40,6 +41,7 @@ PLACES = (
     "sweep.name",
     "sweep.jobs",
     "sweep.retry_failed",
+    "launch.processes",
 )
 log = logging.getLogger("kdrun")
 
@@ -73,7 +75,7 @@ class About:
 class Run:
     """A run being written. Used as a context: leaving it sets the status to completed, interrupted or failed."""
 
-    def __init__(self, path: Path, info: dict[str, Any], log_file: LogFile) -> None:
+    def __init__(self, path: Path, info: dict[str, Any], log_file: LogFile | None) -> None:
         self.path, self.info = path, info
         self.history: list[Line] = []  # the lines of metrics.jsonl
         self.mirrors: list[Mirror] = []
@@ -84,8 +86,14 @@ class Run:
     def begin(cls, about: About, unfinished: Path | None = None) -> Run:
         """A new directory, made exclusively; or `unfinished`, a run that stopped, to go on with.
 
+        Of several processes the first makes and writes it, and the others are told.
         Raises `KdrunError` when another process is at work in it, and `UsageError` when it is another experiment.
         """
+        run: Any = processes.told(lambda: cls._written(about, unfinished), lambda run: (run.path, run.info))
+        return run if isinstance(run, Run) else cls(run[0], run[1], None)
+
+    @classmethod
+    def _written(cls, about: About, unfinished: Path | None) -> Run:
         path = _make_directory(about) if unfinished is None else unfinished
         try:
             log_file = LogFile(path / "log.txt")
@@ -171,6 +179,8 @@ class Run:
         return self.path / "checkpoints" / f"{name}.pt"
 
     def __enter__(self) -> Run:
+        if self._log is None:
+            return self
         for record in _said_before():
             self._log.emit(record)
         log.addHandler(self._log)
@@ -181,6 +191,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._log is None:
+            return
         try:
             self._conclude(kind, error)
         except KdrunError:  # a full disk: whoever reads the run sees that nobody is at work in it
@@ -205,15 +217,6 @@ class Run:
 
     def _write_info(self) -> None:
         write_json(self.path / "run.json", redacted_values(self.info))
-
-
-def append_log(run: Path, text: str) -> None:
-    """A finished run's table, for those who read its log later."""
-    try:
-        with (run / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"\n{text}\n")
-    except OSError as error:
-        raise unwritable(run / "log.txt", len(text), error) from error
 
 
 def read_config(run: Path) -> dict[str, Any]:

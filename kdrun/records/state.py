@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdrun import processes
 from kdrun.errors import KdrunError, UsageError
 from kdrun.records import checkpoints
 
@@ -60,5 +61,6 @@ class StateFiles:
 
     def drop(self) -> None:
         """Free the space when the training has ended well."""
-        self.last.unlink(missing_ok=True)
-        self.previous.unlink(missing_ok=True)
+        for file in (self.last, self.previous):
+            if processes.is_first():
+                file.unlink(missing_ok=True)

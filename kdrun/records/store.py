@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdrun import processes
 from kdrun.errors import UsageError
 from kdrun.records.files import read_json, unwritable, write, write_json
 from kdrun.records.seal import TAIL, sealed, tail
@@ -112,7 +113,8 @@ class Store:
 
     def used(self) -> None:
         """Note that it was, for `prune`."""
-        os.utime(self.path / "store.json")
+        if processes.is_first():
+            os.utime(self.path / "store.json")
 
 
 def identity(key: Mapping[str, Any]) -> str:

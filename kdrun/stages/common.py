@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kdrun import assembly
+from kdrun import assembly, parallel, processes
 from kdrun.cost import cost
 from kdrun.datasets.split import Data, Split, stratified
 from kdrun.device import check_compiler, keep_memory, make_deterministic, pick_device, pick_precision, place
@@ -34,7 +34,8 @@ class Setting:
     def record(self) -> Plain:
         """For `run.json`."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else self.device
-        return {"kind": self.device, "name": name, "threads": torch.get_num_threads(), "precision": self.precision}
+        of_one = {"kind": self.device, "name": name, "threads": torch.get_num_threads(), "precision": self.precision}
+        return {**of_one, "processes": processes.count()}
 
 
 def use_device(config: Plain) -> str:
@@ -60,6 +61,16 @@ def tell_enlarged(run: Run, model: Model, data: Data) -> None:
         said = f"images of {own}x{own} pixels are enlarged to {fed}x{fed} on the model's side"
         log.info(said)
         run.note(enlarged=said)
+
+
+def tell_batch_norm(run: Run, learner: torch.nn.Module) -> None:
+    """Say and record that several processes do not train a network with batch norm as one process would."""
+    if processes.count() > 1 and parallel.norms(learner):
+        how = parallel.kind_of_norms(learner)
+        run.note(batch_norm=how)
+        if how == "local":
+            said = "takes its statistics from each process's part of a batch: the numbers are not those of one process"
+            log.warning("batch norm %s", said)
 
 
 def totals_on(
@@ -111,7 +122,9 @@ def calibration(totals: dict[str, Tensor]) -> list[list[float]]:
 
 
 def price(model: Model, device: str, role: str) -> dict[str, float]:
-    """What the model costs, by `<role>/<measure>`, in float32 with the threads of this process."""
+    """What the model costs, by `<role>/<measure>`, in float32 with the threads of this process, the first one's."""
+    if not processes.is_first():
+        return {}
     spec = model.spec
     image = torch.zeros(1, spec["channels"], spec["size"], spec["size"], device=device)
     return {f"{role}/{key}": value for key, value in cost(place(model.net, device, "fp32").float(), image).items()}

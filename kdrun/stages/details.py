@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from kdrun import processes
 from kdrun.datasets.split import Split
 from kdrun.engine import Answer
 from kdrun.types import Batch, Inputs, Outputs
@@ -43,12 +44,16 @@ def _likeliest(logits: Tensor) -> Tensor:
     return torch.stack([chosen.double(), probability], dim=1).cpu()
 
 
-def disagreements(noted: Noted, part: Split, classes: Sequence[str]) -> dict[str, Any]:
+def disagreements(noted: Noted, part: Split, classes: Sequence[str]) -> dict[str, Any] | None:
     """How many samples of a split the two see differently, and some of them as pictures.
 
     Shown are those where the student is surest: half of them ones where the teacher is right, as far as there are any.
+    Of several processes the first one knows them.
     """
-    own, expected = torch.cat(noted.own), torch.cat(noted.expected)
+    notes = processes.joined(noted.own), processes.joined(noted.expected)
+    if not processes.is_first():
+        return None
+    own, expected = (torch.cat(one) for one in notes)
     true = part.targets[part.index].cpu()
     different = torch.nonzero(own[:, 0] != expected[:, 0]).flatten().tolist()
     different.sort(key=lambda place: -own[place, 1].item())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kdrun import assembly
+from kdrun import assembly, processes
 from kdrun.datasets.split import Data
 from kdrun.gain import gain
 from kdrun.identity import baseline_training, identity, teacher_training
@@ -38,7 +38,7 @@ def distill(
     `shared`: other runs will need the same teacher's outputs.
     Raises `UsageError` before the student's run directory is made when anything does not fit.
     """
-    unfinished = unfinished_run(config)
+    unfinished = processes.told(lambda: unfinished_run(config))
     device = use_device(config)
     require(config)
     data = assembly.read_data(config) if data is None else data
@@ -64,11 +64,12 @@ def distill(
     if origin is not None:
         parents["weights"] = origin.fingerprint
     known = fingerprint(identity(config, data.fingerprint, here.precision, parents))
-    done, cut_off = same_before(config, known)
+    processes.agreed("experiment", known)
+    done, cut_off = processes.told(lambda: same_before(config, known))
     if done is not None:
         return done
     unfinished = unfinished or cut_off
-    how = outputs_before(unfinished) or source.choose(shared)
+    how = processes.told(lambda: outputs_before(unfinished) or source.choose(shared))
     taught = {"kind": teacher.model.spec["kind"], **teacher.model.spec["options"]}
     about = About(
         stage="distill",
@@ -82,19 +83,19 @@ def distill(
         places=assembly.places(config),
         facts={"teacher_outputs": how, "teacher_way": source.way.record()},
     )
-    with Run.begin(about, unfinished) as run, mirrored(run, config):
+    with Run.begin(about, unfinished) as run, mirrored(run, config), processes.watched():
         for one in about.parents:
             log.info("%s: %s", one["role"], one.get("run") or one["checkpoint"])
         tell_enlarged(run, student, data)
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)
         weights = optimise(run, states, config, training, source.answers(how), resident)
-        run.note(teacher_samples=live.asked)
+        run.note(teacher_samples=sum(processes.everyone(live.asked)))
         save_model(run.checkpoint("model"), student, weights)
         fill(student, weights)
         _compare(run, config, resident, student, live, teacher.model, alone)
     conclude(states, config)
-    return run.path
+    return processes.told(lambda: run.path)
 
 
 def _refuse_misfit(config: Plain, data: Data, student: Model, device: str) -> None:

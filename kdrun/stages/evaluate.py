@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kdrun import assembly
+from kdrun import assembly, processes
 from kdrun.datasets.split import Data
 from kdrun.device import place
 from kdrun.engine import results
@@ -32,7 +32,7 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
 
     Raises `UsageError` when the model's classes are not those of the data.
     """
-    unfinished = unfinished_run(config)
+    unfinished = processes.told(lambda: unfinished_run(config))
     device = use_device(config)
     require(config)
     config = with_dataset(config)
@@ -53,10 +53,11 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
         overrides=overrides or [],
         places=assembly.places(config),
     )
-    done, cut_off = same_before(config, about.fingerprint)
+    processes.agreed("experiment", about.fingerprint)
+    done, cut_off = processes.told(lambda: same_before(config, about.fingerprint))
     if done is not None:
         return done
-    with Run.begin(about, unfinished or cut_off) as run, mirrored(run, config):
+    with Run.begin(about, unfinished or cut_off) as run, mirrored(run, config), processes.watched():
         adapted = _adaptation(model, data)
         if adapted is not None:
             log.info(adapted)
@@ -68,7 +69,7 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
         run.summary({**numbers, "test/samples": len(test), **price(model, device, "model")})
         run.document("confusion", {"model": confusion(totals)})
         run.document("details", {"classes": list(data.classes), "calibration": {"model": calibration(totals)}})
-    return run.path
+    return processes.told(lambda: run.path)
 
 
 def _model(config: Plain, data: Data) -> tuple[Model, Path]:

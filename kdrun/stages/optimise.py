@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
 from torch import Tensor
 
-from kdrun import assembly, stopping
+from kdrun import assembly, processes, stopping
 from kdrun.datasets.split import Data
 from kdrun.engine import Answer, Recipe, Report, Training, fit, results
 from kdrun.progress import Bar, training_bar
 from kdrun.records.run import Line, Run
 from kdrun.records.state import StateFiles
 from kdrun.schema import Plain
-from kdrun.stages.common import totals_on
+from kdrun.stages.common import tell_batch_norm, totals_on
 from kdrun.tasks.classification import CHOOSING
 
 CHOICE = ("measured", "score", "best", "chosen", "weights")
@@ -33,16 +34,17 @@ def optimise(
     """
     recipe = assembly.recipe(config, run.info["device"]["kind"], run.info["device"]["precision"])
     loader = assembly.train_loader(config, data)
+    tell_batch_norm(run, training.learner)
     course = Course(run, states, config, training, data, recipe)
     unmeasured = course.restore()
     shown = training_bar(run.info["stage"], recipe.epochs, training.epoch, config["batch_size"])
     with shown as bar, stopping.deferred():
-        reports = () if course.exhausted else fit(training, teacher, loader, recipe, stopping.requested)
+        reports = () if course.exhausted else fit(training, teacher, loader, recipe, processes.asked_to_stop)
         for report in chain(unmeasured, reports):
             bar.update(report)
             if report.finished:
                 course.measure(report, bar)
-            stop = report.stopped or (report.finished and stopping.requested())
+            stop = report.stopped or (report.finished and processes.asked_to_stop())
             if stop or (report.finished and states.due(report.epoch + 1)):
                 course.save()
             if stop:
@@ -82,7 +84,7 @@ class Course:
         if self.data.validation is not None:
             where = (self.recipe.device, self.recipe.precision)
             try:
-                with stopping.at_once():
+                with stopping.at_once() if processes.count() == 1 else nullcontext():  # several end together
                     totals = totals_on(self.data.validation, self.config, self.training.student, where)
             except stopping.Stopped:
                 self.save(unmeasured=report)

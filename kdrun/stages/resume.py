@@ -23,12 +23,16 @@ def resume(run: Path) -> Path:
 
     Raises `UsageError` when its config is no longer valid or its data, teacher or code give another experiment.
     """
-    info = read_info(run)
     if is_completed(run):
         log.info("run %s is completed: there is nothing to go on with", run)
         return run
-    config = saved_config(run, info)
-    return STAGES[config["stage"]]({**config, "run_dir": str(run), "resume": "auto"})
+    config = resumed_config(run)
+    return STAGES[config["stage"]](config)
+
+
+def resumed_config(run: Path) -> Plain:
+    """The config that goes on with the run. Raises `UsageError` when it is no longer valid."""
+    return {**saved_config(run, read_info(run)), "run_dir": str(run), "resume": "auto"}
 
 
 def saved_config(run: Path, info: dict[str, Any]) -> Plain:

@@ -7,13 +7,14 @@ import inspect
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdrun import assembly
+from kdrun import assembly, processes
 from kdrun.datasets import hashing, views
 from kdrun.datasets.loader import fetch
 from kdrun.datasets.split import Data, Split
@@ -217,22 +218,25 @@ class Source:
         folder = self.store.path.parent
         waiting = f"teacher: another process is storing its outputs in {self.store.path}; waiting"
         with one_at_a_time(folder, self.store.path.name, waiting):
-            missing = self.store.missing(self.views)
+            missing = processes.told(lambda: self.store.missing(self.views))
             if missing:
                 self._tell(missing)
             for view in missing:
                 if not self.store.missing([view]):
                     continue  # stored meanwhile by a process that the lock does not keep out
                 batches = self.loader.ascending(view, BATCH)
-                total = -(-len(self.index) // BATCH)
-                self.store.write(view, answers(self.live, counted(batches, total, f"teacher, view {view}")))
-        self.store.used()
+                total = -(-len(self.index) // (BATCH * processes.count()))
+                found = answers(self.live, counted(batches, total, f"teacher, view {view}"))
+                if found is not None:
+                    self.store.write(view, found)
+        processes.told(self.store.used)  # not before the first one has written everything
         log.info("teacher: its outputs for %d views are in %s", len(self.views), self.store.path)
 
     def _tell(self, missing: list[int]) -> None:
         """How large and how long, before it is done."""
         begin = time.monotonic()
-        self.live(next(iter(self.loader.ascending(missing[0], BATCH))))
+        for batch in islice(self.loader.ascending(missing[0], BATCH), 1):  # of many processes some have none
+            self.live(batch)
         seconds = (time.monotonic() - begin) * len(missing) * len(self.index) / min(BATCH, len(self.index))
         log.info(
             "teacher: storing its outputs for %d views of %s samples: %.1f MB, about %.0f s",

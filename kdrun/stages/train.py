@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kdrun import assembly
+from kdrun import assembly, processes
 from kdrun.datasets.split import Data
 from kdrun.identity import identity
 from kdrun.loggers import mirrored, require
@@ -27,7 +27,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
 
     Raises `UsageError` before anything is written when model, weights and data do not fit each other.
     """
-    unfinished = unfinished_run(config)
+    unfinished = processes.told(lambda: unfinished_run(config))
     device = use_device(config)
     require(config)
     data = assembly.read_data(config) if data is None else data
@@ -47,10 +47,11 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
         overrides=overrides or [],
         places=assembly.places(config),
     )
-    done, cut_off = same_before(config, about.fingerprint)
+    processes.agreed("experiment", about.fingerprint)
+    done, cut_off = processes.told(lambda: same_before(config, about.fingerprint))
     if done is not None:
         return done
-    with Run.begin(about, unfinished or cut_off) as run, mirrored(run, config):
+    with Run.begin(about, unfinished or cut_off) as run, mirrored(run, config), processes.watched():
         tell_enlarged(run, model, data)
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)
@@ -62,7 +63,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
         run.document("confusion", {"model": found.confusion})
         run.document("details", {"classes": list(data.classes), "calibration": {"model": found.calibration}})
     conclude(states, config)
-    return run.path
+    return processes.told(lambda: run.path)  # not before the first one has written everything
 
 
 def train_fingerprint(config: Plain, data: Data, device: str) -> str:
@@ -85,16 +86,20 @@ def ensure(config: Plain, data: Data, device: str, role: str, rebuild: bool = Fa
     """
     wanted, outputs = train_fingerprint(config, data, device), Path(config["output_dir"])
     with one_at_a_time(outputs, wanted, f"{role}: another process is training it (fingerprint {wanted[:8]}); waiting"):
-        found = None if rebuild else find_completed(outputs, wanted)
+        found, unfinished = processes.told(lambda: (None, None) if rebuild else _before(outputs, wanted))
         if found is not None:
             log.info("%s: using %s", role, found)
             return found
-        unfinished = None if rebuild else find_unfinished(outputs, wanted)
         if unfinished is not None:
             log.info("%s: going on with %s, which was cut off", role, unfinished)
             return train({**config, "run_dir": str(unfinished), "resume": "auto"}, data)
         log.info("%s: no completed run has fingerprint %s; training it first", role, wanted[:8])
         return train(config, data)
+
+
+def _before(outputs: Path, wanted: str) -> tuple[Path | None, Path | None]:
+    """The completed run with this fingerprint, or the one to go on with, if any."""
+    return find_completed(outputs, wanted), find_unfinished(outputs, wanted)
 
 
 def what(config: Plain) -> str:

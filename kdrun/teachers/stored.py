@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from kdrun import processes
 from kdrun.records.store import View
 from kdrun.teachers.live import LiveTeacher
 from kdrun.topk import TopK, joined
@@ -27,9 +28,20 @@ class StoredTeacher:
         return Outputs(outputs.logits.to(device).float(), features)
 
 
-def answers(live: LiveTeacher, batches: Iterable[Batch]) -> View:
-    """The teacher's answers to all batches, in their order, on the CPU: what is stored of them."""
-    kept = [live.to_keep(batch) for batch in batches]
+def answers(live: LiveTeacher, batches: Iterable[Batch]) -> View | None:
+    """The teacher's answers to all batches, in their order, on the CPU: what is stored of them.
+
+    Where several processes share the batches, the first one has them all and the others None.
+    """
+    kept = processes.joined([_on_the_cpu(live.to_keep(batch)) for batch in batches])
+    if not kept:
+        return None
     short = [one.logits for one in kept if isinstance(one.logits, TopK)]
-    logits = joined(short) if short else torch.cat([one.logits.cpu() for one in kept if isinstance(one.logits, Tensor)])
-    return View(logits, {name: torch.cat([one.features[name].cpu() for one in kept]) for name in live.kept_features})
+    logits = joined(short) if short else torch.cat([one.logits for one in kept if isinstance(one.logits, Tensor)])
+    return View(logits, {name: torch.cat([one.features[name] for one in kept]) for name in live.kept_features})
+
+
+def _on_the_cpu(view: View) -> View:
+    logits = view.logits
+    here = joined([logits]) if isinstance(logits, TopK) else logits.cpu()
+    return View(here, {name: feature.cpu() for name, feature in view.features.items()})

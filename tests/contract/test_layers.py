@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 ROWS = [
     {"cli", "commands", "__main__"},
     {"sweeps", "launchers"},
-    {"config", "roles", "reports", "running"},
+    {"config", "roles", "reports", "running", "launch"},
     {"stages"},
     {"assembly"},
     {"teachers", "loggers", "origins", "deployed", "progress", "cost"},
@@ -32,8 +32,9 @@ ROWS = [
         "schedule",
         "gain",
         "topk",
+        "parallel",
     },
-    {"types", "errors", "lookup", "redact", "stopping", "words", "__init__"},
+    {"types", "errors", "lookup", "redact", "stopping", "words", "processes", "__init__"},
 ]
 ROW = {name: number for number, names in enumerate(ROWS) for name in names}
 PURE = {

@@ -240,7 +240,12 @@ MISTAKES: list[tuple[Check, ModuleType, str, str]] = [
         "self.weights = dict(weights)",
         "self.weights = dict(weights); self.teacher = nn.Linear(9, 9)",
     ),
-    (stored_answers_are_those_to_the_view_that_is_shown, loader, "rows, view=view)", "rows, view=0)"),
+    (
+        stored_answers_are_those_to_the_view_that_is_shown,
+        loader,
+        "rows, view=view, part=part)",
+        "rows, view=0, part=part)",
+    ),
     (the_test_split_plays_no_part_in_choosing, optimise, "totals_on(self.data.validation", "totals_on(self.data.test"),
     (
         the_learning_rate_is_that_of_the_config,

@@ -560,7 +560,7 @@ def test_adapters_depend_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_relational_terms_say_so(kind: str) -> None:
-    assert lookup_term(kind).relational == (kind in ("sp", "rkd", "pkt", "cc"))
+    assert lookup_term(kind).relational == (kind in ("sp", "rkd", "pkt", "cc", "srd", "crd"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
