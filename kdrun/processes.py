@@ -213,13 +213,16 @@ def _why() -> BaseException:
 def _is_dead(place: int) -> bool:
     """Is it a process of this machine that is no more? Those of others cannot be seen."""
     host, process = _members[place]
-    if host != platform.node():
-        return False
+    return host == platform.node() and not is_alive(process)
+
+
+def is_alive(process: int) -> bool:
+    """Is there a process of this number on this machine that is ours? A number may be somebody else's by now."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    return False
+    except OSError:
+        return False
+    return True
 
 
 def _leave_word(word: str) -> None:

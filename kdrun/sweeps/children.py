@@ -24,6 +24,7 @@ from typing import Any
 
 from kdrun import stopping
 from kdrun.errors import KdrunError
+from kdrun.processes import is_alive
 from kdrun.records.outcomes import Outcomes
 from kdrun.redact import redacted
 from kdrun.running import in_one_line, run_stage
@@ -160,11 +161,8 @@ def _wait_for_the_one_before(outcome: dict[str, Any]) -> None:
     """The child of a worker that was killed saves and ends by itself, a moment later."""
     process = outcome.get("process", {})
     end = time.monotonic() + PATIENCE
-    while process.get("host") == platform.node() and time.monotonic() < end:
-        try:
-            os.kill(int(process["id"]), 0)
-        except OSError:
-            return  # it has gone, or is somebody else's by now
+    here = process.get("host") == platform.node()
+    while here and time.monotonic() < end and is_alive(int(process["id"])):
         time.sleep(LOOK)
 
 
