@@ -88,8 +88,8 @@ class Store:
             write_json(self.path / "store.json", {"format": FORMAT, "shape": self.shape, "key": dict(self.key)})
         kinds = [kind for _, kind in self._parts()]
         content = [t.to(kind).contiguous().cpu().numpy().tobytes() for t, kind in zip(tensors, kinds, strict=True)]
-        if self.file(view).exists() and not is_whole(self.file(view)):
-            self.file(view).unlink(missing_ok=True)  # damaged
+        if not is_whole(self.file(view)):
+            self.file(view).unlink(missing_ok=True)  # damaged, if it is there
         write(self.file(view), sealed(b"".join(content)), once=True)
 
     def read(self, view: int) -> View:
