@@ -7,6 +7,7 @@ import inspect
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ class Taught:
     precision: str
     parent: dict[str, Any]
     top_k: int | None = None  # of its logits, where not all are asked for
+
+    @cached_property
+    def weights(self) -> str:
+        """The fingerprint of its weights, which the keys of a store have."""
+        return weights_fingerprint(self.model.net.net.state_dict())
 
     def live(self, device: str, precision: str | None = None) -> LiveTeacher:
         return LiveTeacher(self.model.tapped(), self.fingerprint, device, precision or self.precision, self.top_k)
@@ -251,7 +257,7 @@ class Source:
         config, spec, live = self.config, self.teacher.model.spec, self.live
         moving = self.loader.views.moving
         return {
-            "weights": weights_fingerprint(self.teacher.model.net.net.state_dict()),
+            "weights": self.teacher.weights,
             "spec": spec,
             "taps": {name: {"at": live.model.taps[name], "width": width} for name, width in live.kept_features.items()},
             "data": data.fingerprint,
