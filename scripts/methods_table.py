@@ -33,7 +33,7 @@ from kdrun.stages.train import ensure
 from kdrun.terms import kinds
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMON = ["student=cnn_tiny", "batch_size=32", "teacher=cnn"]
+COMMON = ["student=cnn_tiny", "batch_size=32", "grad_clip=1.0", "teacher=cnn"]
 DATA = {
     "mnist": [*COMMON, "dataset=mnist", "dataset.limit=2000", "dataset.validation=0.02", "epochs=12"],
     "digits": [*COMMON, "dataset=digits", "epochs=12", "teacher.train.epochs=12"],
