@@ -71,7 +71,7 @@ def main() -> None:
     text = table(alone, others)
     print(text)
     if arguments.write:
-        from recipes_table import put
+        from tables import put
 
         put(PAGE, "equality", text)
 

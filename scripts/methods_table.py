@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import logging
 import statistics
 import sys
@@ -20,8 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-from recipes_table import put
+from tables import ROOT, Runs, Summary, percent, put, spread, summary
 
 from kdrun import assembly
 from kdrun.config import stage_config
@@ -32,7 +30,6 @@ from kdrun.stages.distill import distill
 from kdrun.stages.train import ensure
 from kdrun.terms import kinds
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMON = ["student=cnn_tiny", "batch_size=32", "grad_clip=1.0", "teacher=cnn"]
 DATA = {
     "mnist": [*COMMON, "dataset=mnist", "dataset.limit=2000", "dataset.validation=0.02", "epochs=12"],
@@ -52,7 +49,6 @@ TOLD = (
     "Accuracy in %, mean ± sd over the seeds that the column names; one teacher, one split, part of the training "
     "images held out and the epoch chosen there, the test split read once. Made by `scripts/methods_table.py`."
 )
-Summary = dict[str, Any]
 
 
 def main() -> None:
@@ -65,11 +61,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so long")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/methods.md")
     options = parser.parse_args()
-    runs = Runs(options.output_dir, time.monotonic() + 60 * options.minutes)
+    runs = RunsHere(options.output_dir, time.monotonic() + 60 * options.minutes)
     for data in options.data:
         for seed in options.seeds:  # so that what is there when time is up has the same seeds for all
             for loss in options.only:
-                runs.get(data, [f"loss={loss}", f"seed={seed}"])
+                runs.numbers(data, [f"loss={loss}", f"seed={seed}"])
         text = table(runs, data, options.only, options.seeds)
         if options.grid:
             text += f"\n\n{grid_table(runs, data, options.seeds)}"
@@ -78,63 +74,60 @@ def main() -> None:
             put(ROOT / "docs" / "methods.md", data, f"{text}\n\n{TOLD}")
 
 
-class Runs:
-    """The summaries of runs by data and words, from disk or made now, as long as there is time."""
+class RunsHere(Runs):
+    """The same, made in this process by one teacher, as long as there is time."""
 
     def __init__(self, folder: Path, until: float) -> None:
-        self.folder, self.until = folder, until
+        super().__init__(folder)
+        self.until = until
         self.data: dict[str, Data] = {}
-        self.teachers: dict[str, str] = {}
-        self.known: dict[tuple[str, ...], Summary] = {}
-        for file in folder.glob("distill/*/summary.json"):
-            words = yaml.safe_load(file.with_name("overrides.yaml").read_text())
-            self.known[tuple(word for word in words if not word.startswith("teacher.run="))] = json.loads(
-                file.read_text()
-            )
+        self.teachers: dict[str, list[str]] = {}
+        self.known: dict[tuple[str, ...], Summary | None] = {}
 
-    def get(self, data: str, words: list[str]) -> Summary | None:
+    def numbers(self, data: str, words: list[str]) -> Summary | None:
         """None where time is up, or where the loss does not fit the models."""
-        wanted = [*DATA[data], *words]
+        wanted = [*DATA[data], *words, *self._teacher(data)]
         if tuple(wanted) not in self.known:
-            if time.monotonic() > self.until:
+            place = self.find(wanted)
+            if place is None and time.monotonic() > self.until:
                 return None
             begin = time.monotonic()
-            self.known[tuple(wanted)] = self._run(data, wanted)
-            print(f"{data} {' '.join(words)}: {time.monotonic() - begin:.1f} s", file=sys.stderr, flush=True)
-        found = self.known[tuple(wanted)]
-        return found if "test/accuracy" in found else None
+            self.known[tuple(wanted)] = self._run(data, wanted) if place is None else summary(place)
+            if place is None:
+                print(f"{data} {' '.join(words)}: {time.monotonic() - begin:.1f} s", file=sys.stderr, flush=True)
+        return self.known[tuple(wanted)]
 
-    def _run(self, data: str, words: list[str]) -> Summary:
-        teacher = [f"teacher.run='{self._teacher(data)}'"] if data in TEACHER else []
-        config = stage_config("distill", [*words, *teacher, f"output_dir={self.folder}"])
+    def _run(self, data: str, words: list[str]) -> Summary | None:
+        config = stage_config("distill", [*words, f"output_dir={self.folder}"])
         if data not in self.data:
             self.data[data] = assembly.read_data(config)
         logging.disable(logging.INFO)
         try:
-            run = distill(config, self.data[data], [*words, *teacher], shared=True)
+            return summary(distill(config, self.data[data], words, shared=True))
         except KdrunError as error:
-            return {"failed": str(error)}
+            print(f"{data} {' '.join(words)}: {error}", file=sys.stderr)
+            return None
         finally:
             logging.disable(logging.NOTSET)
-        return json.loads((run / "summary.json").read_text())
 
-    def _teacher(self, data: str) -> str:
-        if data not in self.teachers:
+    def _teacher(self, data: str) -> list[str]:
+        if data in TEACHER and data not in self.teachers:
             config = stage_config("train", [*TEACHER[data], f"output_dir={self.folder}"])
             with shown(debug=False):
-                self.teachers[data] = str(ensure(config, assembly.read_data(config), "cpu", "teacher"))
-        return self.teachers[data]
+                place = ensure(config, assembly.read_data(config), "cpu", "teacher")
+            self.teachers[data] = [f"teacher.run='{place}'"]
+        return self.teachers.get(data, [])
 
 
-def table(runs: Runs, data: str, losses: list[str], seeds: list[int]) -> str:
-    found = {loss: [runs.get(data, [f"loss={loss}", f"seed={seed}"]) for seed in seeds] for loss in losses}
+def table(runs: RunsHere, data: str, losses: list[str], seeds: list[int]) -> str:
+    found = {loss: [runs.numbers(data, [f"loss={loss}", f"seed={seed}"]) for seed in seeds] for loss in losses}
     sound = {loss: [one for one in results if one is not None] for loss, results in found.items()}
     every = [one for results in sound.values() for one in results]
     teacher = 100 * every[0]["teacher/test/accuracy"]
     pairs = [pair for results in found.values() for pair in zip(seeds, results, strict=True)]
     alone = [100 * value for value in {seed: one["alone/test/accuracy"] for seed, one in pairs if one}.values()]
     lines = ["| loss | test accuracy | minus alone, same seeds | seeds | better than alone |", "|---|---|---|---|---|"]
-    lines.append(f"| *alone* | {spread(alone)} | | {len(alone)} | |")
+    lines.append(f"| *alone* | {spread(alone, '{:.2f}')} | | {len(alone)} | |")
     order = sorted(losses, key=lambda loss: -statistics.mean([one["test/accuracy"] for one in sound[loss]] or [0]))
     for loss in order:
         results = sound[loss]
@@ -142,38 +135,31 @@ def table(runs: Runs, data: str, losses: list[str], seeds: list[int]) -> str:
             lines.append(f"| `{loss}` | not run, or does not fit | | 0 | |")
             continue
         gains = [100 * (one["test/accuracy"] - one["alone/test/accuracy"]) for one in results]
-        accuracy = spread([100 * one["test/accuracy"] for one in results])
+        accuracy = percent(results, "test/accuracy")
         better = f"{sum(gain > 0 for gain in gains)}/{len(gains)}"
-        lines.append(f"| `{loss}` | {accuracy} | {spread(gains, '+')} | {len(results)} | {better} |")
+        lines.append(f"| `{loss}` | {accuracy} | {spread(gains, '{:+.2f}')} | {len(results)} | {better} |")
     samples = f"{int(every[0]['test/samples']):,}"
     return "\n".join([*lines, "", f"Teacher {teacher:.2f} %, n = {samples} test images; `{' '.join(DATA[data])}`."])
 
 
-def grid_table(runs: Runs, data: str, seeds: list[int]) -> str:
+def grid_table(runs: RunsHere, data: str, seeds: list[int]) -> str:
     lines = ["| loss | chosen by validation at seed 0 | of | test accuracy | minus alone |", "|---|---|---|---|---|"]
     for loss, axes in GRID.items():
         points = [list(values) for values in itertools.product(*axes.values())]
         words = [[f"{key}={value}" for key, value in zip(axes, point, strict=True)] for point in points]
-        tried = [(one, runs.get(data, [f"loss={loss}", *one, "seed=0"])) for one in words]
+        tried = [(one, runs.numbers(data, [f"loss={loss}", *one, "seed=0"])) for one in words]
         scored = [(found["val/accuracy"], -found["val/nll"], one) for one, found in tried if found is not None]
         if len(scored) < len(words):
             lines.append(f"| `{loss}` | not run | {len(words)} | | |")
             continue
         best = max(scored, key=lambda one: one[:2])[2]
-        results = [runs.get(data, [f"loss={loss}", *best, f"seed={seed}"]) for seed in seeds]
+        results = [runs.numbers(data, [f"loss={loss}", *best, f"seed={seed}"]) for seed in seeds]
         sound = [one for one in results if one is not None]
         gains = [100 * (one["test/accuracy"] - one["alone/test/accuracy"]) for one in sound]
         chosen = ", ".join(word.removeprefix("loss.").removeprefix(f"terms.{loss}.") for word in best)
-        accuracy = spread([100 * one["test/accuracy"] for one in sound])
-        lines.append(f"| `{loss}` | {chosen} | {len(words)} | {accuracy} | {spread(gains, '+')} |")
+        accuracy = percent(sound, "test/accuracy")
+        lines.append(f"| `{loss}` | {chosen} | {len(words)} | {accuracy} | {spread(gains, '{:+.2f}')} |")
     return "\n".join(lines)
-
-
-def spread(values: list[float], sign: str = "") -> str:
-    if not values:
-        return ""
-    mean = f"{statistics.mean(values):{sign}.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import yaml
-from recipes_table import put
+from tables import put
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 

@@ -13,9 +13,8 @@ import argparse
 import re
 from pathlib import Path
 
-from recipes_table import percent, put, run
+from tables import ROOT, Runs, Summary, percent, put
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "conf" / "experiment" / "cifar100"
 PUBLISHED = re.compile(r"published: ([\d.]+) % \(teacher ([\d.]+) %, alone ([\d.]+) %\)")
 
@@ -30,14 +29,14 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"))
     parser.add_argument("--write", action="store_true", help="put the table into docs/methods.md")
     options = parser.parse_args()
+    runs = Runs(options.output_dir)
     lines = [
         "| recipe | teacher | published | alone | published | distilled | published |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in options.only:
-        command = (f"experiment=cifar100/{name}", *options.words)
-        runs = [run(command, seed, options.output_dir) for seed in options.seeds]
-        lines.append(row(name, runs))
+        command = [f"experiment=cifar100/{name}", *options.words]
+        lines.append(row(name, [runs.summary([*command, f"seed={seed}"]) for seed in options.seeds]))
     told = (
         f"Test accuracy in %, mean ± sd over seeds {', '.join(map(str, options.seeds))}, one teacher. Published "
         "numbers state neither seeds nor intervals; DKD and DIST there are of the best test epoch. "
@@ -61,7 +60,7 @@ def published(name: str) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-def row(name: str, runs: list[dict[str, float]]) -> str:
+def row(name: str, runs: list[Summary]) -> str:
     distilled, teacher, alone = published(name)
     ours = [percent(runs, key) for key in KEYS]
     return f"| `{name}` | {ours[0]} | {teacher} | {ours[1]} | {alone} | {ours[2]} | {distilled} |"

@@ -11,7 +11,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from recipes_table import footer, percent, put, run, spread
+from tables import ROOT, Runs, Summary, footer, percent, put, spread
 
 PAIRS = {
     "digits: wrn_16_2 → cnn_tiny": ("dataset=digits", "teacher=wrn_16_2", "student=cnn_tiny"),
@@ -40,20 +40,21 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"))
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
+    runs = Runs(options.output_dir)
     lines = ["| pair | fp32, live | bf16, stored | difference, paired by seed | n test |", "|---|---|---|---|---|"]
     for name, pair in PAIRS.items():
         found = {
-            way: [run((*pair, *COMMON, *words), seed, options.output_dir) for seed in options.seeds]
+            way: [runs.summary([*pair, *COMMON, *words, f"seed={seed}"]) for seed in options.seeds]
             for way, words in WAYS.items()
         }
         lines.append(row(name, *found.values()))
-    text = "\n".join(lines) + f"\n\n{footer(options.seeds).replace('recipes_table', 'precision_table')}"
+    text = "\n".join(lines) + f"\n\n{footer(options.seeds, 'precision_table')}"
     print(text)
     if options.write:
-        put(Path(__file__).resolve().parents[1] / "docs" / "performance.md", "precision", text)
+        put(ROOT / "docs" / "performance.md", "precision", text)
 
 
-def row(name: str, plain: list[dict[str, float]], quick: list[dict[str, float]]) -> str:
+def row(name: str, plain: list[Summary], quick: list[Summary]) -> str:
     """Mean ± sd of both, and of the difference, with the half-width of its 95 % interval (Student's t)."""
     from scipy.stats import t
 

@@ -75,7 +75,7 @@ def main() -> None:
     for name, text in made.items():
         print(f"{text}\n")
         if arguments.write:
-            from recipes_table import put
+            from tables import put
 
             put(PAGE, name, text)
 
