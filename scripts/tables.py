@@ -14,8 +14,10 @@ from typing import Any
 
 from kdrun.config import stage_config
 from kdrun.errors import KdrunError
+from kdrun.records.fingerprint import RESULT_VERSION
 from kdrun.records.foreign import read_yaml
 from kdrun.records.manifest import job_key
+from kdrun.records.run import read_info
 from kdrun.saved import checked_run_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +26,7 @@ Summary = dict[str, Any]
 
 class Runs:
     """The completed runs of `kdrun distill` under a folder, found by what their config asks for, not by what was typed:
-    a run from before a default was changed is another one."""
+    a run from before a default was changed is another one, and so is one of a kdrun that gave other numbers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,7 +61,8 @@ class Runs:
             config = checked_run_config(read_yaml(run / "config.yaml"))
         except KdrunError:
             return  # of another kdrun
-        self.places[job_key(config)] = run
+        if read_info(run)["result_version"] == RESULT_VERSION:
+            self.places[job_key(config)] = run
 
 
 def summary(run: Path) -> Summary:

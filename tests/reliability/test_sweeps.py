@@ -199,6 +199,19 @@ def test_a_sweep_that_was_cut_off_goes_on_by_its_folder(here: Path, kdrun: Comma
 
 
 @pytest.mark.slow
+def test_a_sweep_with_configs_of_ones_own_goes_on_with_the_same_option(here: Path, kdrun: Command) -> None:
+    """The folder is typed again: that of a sweep from somebody else could name any."""
+    (here / "my_conf" / "model").mkdir(parents=True)
+    shutil.copy(ROOT / "conf" / "model" / "cnn_tiny.yaml", here / "my_conf" / "model" / "own.yaml")
+    words = [word.replace("cnn_tiny", "own") for word in TRAIN]
+    assert kdrun(*words, "seed=0", "--config-dir", "my_conf").code == 0
+    sweep = next((here / "outputs" / "sweeps").iterdir())
+    refused = kdrun("resume", str(sweep))
+    assert (refused.code, "own" in refused.err) == (2, True)
+    assert kdrun("resume", str(sweep), "--config-dir", "my_conf").code == 0
+    assert statuses(here) == ["completed"]
+
+
 def test_a_child_does_not_outlive_its_sweep(here: Path, started: list[subprocess.Popen[str]]) -> None:
     process = slow_sweep(here, started)
     run = next((here / "outputs" / "distill").iterdir())
