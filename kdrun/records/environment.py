@@ -1,4 +1,7 @@
-"""What a run's numbers may depend on besides its config: versions, hardware, code. An allow-list, never everything."""
+"""What a run's numbers may depend on besides its config: versions, hardware, code. An allow-list, never everything.
+
+All of it is that of the process, which has loaded its code once: so it is looked up once, at the first run.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -50,6 +54,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@cache
 def code_fingerprint() -> str:
     """sha256 of kdrun's own sources: equal for a checkout and a wheel of the same code, whatever else is in git."""
     digest = hashlib.sha256()
@@ -60,6 +65,7 @@ def code_fingerprint() -> str:
     return digest.hexdigest()
 
 
+@cache
 def code_changes() -> str | None:
     """What differs from the commit in kdrun's sources and configs, cut at a megabyte; None when nothing does."""
     if not (ROOT / ".git").exists():
@@ -68,6 +74,7 @@ def code_changes() -> str | None:
     return f"{diff[:MOST_DIFF]}\n(cut)\n" if len(diff) > MOST_DIFF else diff or None
 
 
+@cache
 def _git() -> dict[str, Any] | None:
     """The commit of kdrun's own checkout and whether it has changes; None when installed without one."""
     if not (ROOT / ".git").exists():
@@ -84,6 +91,7 @@ def _run_git(*words: str) -> str:
         return ""
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -94,6 +102,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@cache
 def _cpu() -> str:
     """The processor's name: kernels, and with them the last bits of a number, are chosen by it."""
     try:

@@ -126,6 +126,7 @@ def test_evaluations_are_reproduced_too(kdrun: Command, trained: Path) -> None:
 def test_a_run_records_its_environment_by_an_allow_list(kdrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANTED_VARIABLE", "planted value")
     monkeypatch.setattr(environment, "_run_git", lambda *words: "+ a change\n" * (200_000 if "diff" in words else 1))
+    monkeypatch.setattr("kdrun.records.run.code_changes", environment.code_changes.__wrapped__)  # asked anew
     run = kdrun("train", "model=cnn_tiny", "epochs=1", *SMALL).run
     if (environment.ROOT / ".git").exists():
         assert (run / "code.diff").stat().st_size < 1_000_100
