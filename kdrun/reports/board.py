@@ -78,7 +78,8 @@ def _cells(setting: Setting) -> list[tuple[str, float | None]]:
     cells = []
     for _, key in COLUMNS:
         found = setting.spread(number_of(setting, key))
-        cells.append((shown_spread(key, found), None if found is None else found.mean))
+        other = "" if found is None or found.n == len(setting.runs) else f" (n = {found.n})"
+        cells.append((f"{shown_spread(key, found)}{other}", None if found is None else found.mean))
     return cells
 
 
@@ -108,20 +109,26 @@ def _said(setting: Setting, key: str) -> str:
 
 
 def _failures(found: Found) -> Any:
-    pruned = {Path(str(job.get("run"))).name: job for job in found.jobs if job["status"] == "pruned"}
+    pruned = {_end(job.get("run")): job for job in found.jobs if job["status"] == "pruned"}
     known = set()
     for run in found.runs:
-        if run.path.name in pruned:
-            known.add(str(pruned[run.path.name].get("run")))
-            yield "pruned", text(pruned[run.path.name]["setting"]), text(pruned[run.path.name].get("reason"))
+        if _end(run.path) in pruned:
+            known.add(_end(run.path))
+            job = pruned[_end(run.path)]
+            yield "pruned", text(job["setting"]), text(job.get("reason"))
         elif run.status not in ("completed", "running"):
-            known.add(str(run.path))
+            known.add(_end(run.path))
             yield run.status, str(run.path), text(run.info.get("reason") or "no reason recorded", 400)
     for job in found.jobs:
-        if str(job.get("run")) not in known:
+        if _end(job.get("run")) not in known:
             yield text(job["status"]), text(job["setting"]), text(job.get("reason") or "no reason recorded", 400)
     for one in found.unreadable:
         yield "unreadable", one, ""
+
+
+def _end(run: Any) -> tuple[str, ...]:
+    """Stage and name of a run, which are the same from whatever folder one looks."""
+    return Path(str(run)).parts[-2:] if run else ()
 
 
 def lineage(run: Record) -> list[tuple[str, str]]:
@@ -130,6 +137,7 @@ def lineage(run: Record) -> list[tuple[str, str]]:
     rows = [
         (text(one.get("role")), text(one.get("run") or one.get("checkpoint"))) for one in _mappings(info.get("parents"))
     ]
+    rows.append(("checkpoint", _checkpoint(run)))
     git, device = mapping(info.get("git")), mapping(info.get("device"))
     if git:
         dirty = ", and what code.diff says" if git.get("dirty") else ""
@@ -142,6 +150,15 @@ def lineage(run: Record) -> list[tuple[str, str]]:
     rows.append(("command", text(" ".join(map(str, command)) if isinstance(command, list) else command, 1000)))
     rows.append(("started", text(info.get("started"))))
     return [(name, value) for name, value in rows if value]
+
+
+def _checkpoint(run: Record) -> str:
+    """The file that is deployed, and of which epoch its weights are."""
+    epoch, epochs = run.info.get("chosen_epoch"), run.flat.get("epochs")
+    if run.status != "completed" or epoch is None:
+        return ""
+    how = "best on validation" if run.flat.get("select") == "best" else "the last one"
+    return f"checkpoints/model.pt, of epoch {text(epoch, 20)} of {text(epochs, 20)}, {how}"
 
 
 def _mappings(values: Any) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 from kdrun.errors import KdrunError, brief
 from kdrun.reports.reading import Found, Record
-from kdrun.reports.settings import Setting, differing_keys, settings_of, shown_key, shown_value, what
+from kdrun.reports.settings import Setting, differing_keys, measured, settings_of, shown_key, shown_value, what
 from kdrun.reports.tables import aligned, shown_difference, shown_number
 
 CONFIDENCE = 0.95
@@ -47,7 +47,8 @@ def differences(reference: Setting, other: Setting) -> list[Difference]:
     found = []
     for key in NUMBERS:
         pairs = [(ours[seed], theirs[seed]) for seed in seeds]
-        pairs = [(one, two) for one, two in pairs if key in one.summary and key in two.summary]
+        known = [(one, two) for one, two in pairs if key in one.summary and key in two.summary]
+        pairs = list({(measured(one, key), measured(two, key)): (one, two) for one, two in known}.values())
         if pairs:
             found.append(_difference(key, pairs))
     return found

@@ -27,7 +27,8 @@ def as_markdown(board: Board, title: str) -> str:
         lines.append(f"| {' | '.join(_cell(one) for one in shown)} |")
     lines += [
         "",
-        "Mean ± sd over n seeds; rows by validation accuracy; the test split was read once, after the choice.",
+        "Mean ± sd over n seeds; a number of another n says so; rows by validation accuracy; "
+        "the test split was read once, after the choice.",
     ]
     if board.failures:
         lines += ["", "Without a result:", ""]

@@ -12,6 +12,8 @@ from kdrun.records.manifest import of_the_job
 from kdrun.reports.reading import Found, Record, mapping, text
 
 NOTHING = "–"
+ROLES = ("teacher", "alone")  # other trainings that a distillation's summary has numbers of
+TIMES = ("_seconds", "_per_second")  # are of each run, whatever was measured
 BEFORE_WORDS = "kind"  # of a node: `teacher.kind=mlp` is written `teacher=mlp`
 
 
@@ -30,7 +32,7 @@ class Setting:
 
     words: dict[str, str]
     runs: list[Record]  # completed
-    missing: int  # begun, and not completed
+    missing: int  # seeds that were begun or planned, and not completed
 
     @property
     def name(self) -> str:
@@ -44,8 +46,8 @@ class Setting:
         return self.runs[0]
 
     def spread(self, key: str) -> Spread | None:
-        """Of a number of the summaries; None where no run has it."""
-        return spread(run.summary[key] for run in self.runs if key in run.summary)
+        """Of a number of the summaries; None where no run has it. Runs with one teacher have one number of it."""
+        return spread({measured(run, key): run.summary[key] for run in self.runs if key in run.summary}.values())
 
     @property
     def samples(self) -> int | None:
@@ -53,6 +55,17 @@ class Setting:
         counts = {run.summary.get("test/samples") for run in self.runs}
         (count,) = counts if len(counts) == 1 else (None,)
         return None if count is None else int(count)
+
+
+def measured(run: Record, key: str) -> str:
+    """Which training a number of a run's summary is of: its own, or that of its teacher or baseline."""
+    role = key.partition("/")[0]
+    if role not in ROLES or key.endswith(TIMES):
+        return str(run.path)
+    parents = run.info.get("parents")
+    own = [one for one in parents if mapping(one).get("role") == role] if isinstance(parents, list) else []
+    names = [text(own[0].get(name)) for name in ("fingerprint", "run", "checkpoint")] if own else []
+    return next(filter(None, names), str(run.path))
 
 
 def spread(values: Iterable[float]) -> Spread | None:
@@ -71,18 +84,20 @@ def settings_of(found: Found) -> list[Setting]:
     grouped: dict[str, list[Record]] = {}
     for run in found.runs:
         grouped.setdefault(identity(run), []).append(run)
-    measured = [runs for runs in grouped.values() if any(_is_measured(run) for run in runs)]
+    complete = [runs for runs in grouped.values() if any(_is_measured(run) for run in runs)]
     told: dict[tuple[str, str], list[list[Record]]] = {}
-    for runs in measured:
+    for runs in complete:
         told.setdefault((runs[0].stage, runs[0].data), []).append(runs)
     keys = {group: differing_keys([runs[0] for runs in several]) for group, several in told.items()}
-    return [_setting(runs, keys[runs[0].stage, runs[0].data]) for runs in measured]
+    return [_setting(runs, keys[runs[0].stage, runs[0].data], found) for runs in complete]
 
 
-def _setting(runs: Sequence[Record], keys: Sequence[str]) -> Setting:
+def _setting(runs: Sequence[Record], keys: Sequence[str], found: Found) -> Setting:
     own = [run for run in runs if _is_measured(run)]
     flat = what(own[0])
-    return Setting({shown_key(key): shown_value(flat.get(key)) for key in keys}, own, len(_seeds(runs) - _seeds(own)))
+    absent = set().union(*(found.absent.get(run.path.resolve(), set()) for run in runs))
+    missing = (_seeds(runs) | absent) - _seeds(own)
+    return Setting({shown_key(key): shown_value(flat.get(key)) for key in keys}, own, len(missing))
 
 
 def models(run: Record) -> str:

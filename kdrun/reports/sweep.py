@@ -10,7 +10,7 @@ from typing import Any
 
 from kdrun.errors import KdrunError, brief
 from kdrun.records.files import read_json
-from kdrun.records.manifest import DONE, read_jobs
+from kdrun.records.manifest import DONE, read_jobs, without_seed
 from kdrun.reports.settings import Spread, spread
 from kdrun.reports.tables import aligned, shown_spread
 
@@ -47,8 +47,7 @@ def settings_of(jobs: Iterable[dict[str, Any]]) -> list[Setting]:
     """Jobs that differ in nothing but their seed, taken together."""
     grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for job in jobs:
-        words = " ".join(word for word in str(job["setting"]).split() if not word.startswith("seed="))
-        grouped[words].append(job)
+        grouped[without_seed(str(job["setting"]))].append(job)
     return [
         Setting(words or "as given", len(own), [_summary(job) for job in own if _is_done(job)])
         for words, own in grouped.items()

@@ -17,7 +17,7 @@ import pytest
 
 from kdrun.errors import UsageError
 from kdrun.reports import comparison, filters, settings
-from kdrun.reports.board import board
+from kdrun.reports.board import COLUMNS, board
 from kdrun.reports.comparison import compared, differences
 from kdrun.reports.filters import chosen, conditions, flat_lines
 from kdrun.reports.formats import as_csv, as_json, as_markdown
@@ -50,6 +50,36 @@ def test_runs_that_differ_in_their_seed_alone_are_one_setting(tmp_path: Path) ->
     spread = found[0].spread("test/accuracy")
     assert spread is not None
     assert (spread.mean, spread.sd, spread.n) == (pytest.approx(0.91), pytest.approx(stdev([0.90, 0.92])), 2)
+
+
+def two_seeds(folder: Path, teachers: tuple[str, str]) -> Path:
+    for seed, teacher in enumerate(teachers):
+        numbers = {**summary(0.9 + seed / 100), "teacher/latency_p50_seconds": 1e-3}
+        parents = [{"role": "teacher", "run": teacher, "fingerprint": teacher}]
+        synthetic_run(folder, f"{teacher}_{seed}", numbers=numbers, seed=seed, info={"parents": parents})
+    return folder
+
+
+def test_one_teacher_of_two_seeds_is_one_number(tmp_path: Path) -> None:
+    (shared,) = settings_of(read_runs([two_seeds(tmp_path / "one", ("t", "t"))]))
+    assert shared.spread("teacher/test/accuracy") == settings.Spread(0.97, None, 1)
+    assert getattr(shared.spread("test/accuracy"), "n", 0) == 2
+    assert getattr(shared.spread("teacher/latency_p50_seconds"), "n", 0) == 2, "measured in each run"
+    (own,) = settings_of(read_runs([two_seeds(tmp_path / "two", ("t", "u"))]))
+    assert own.spread("teacher/test/accuracy") == settings.Spread(0.97, 0.0, 2)
+
+
+def test_a_teacher_counted_once_for_each_seed_is_noticed(tmp_path: Path) -> None:
+    wrong = mutated(settings, "role not in ROLES", "role in ROLES")
+    (shared,) = wrong.settings_of(read_runs([two_seeds(tmp_path, ("t", "t"))]))
+    assert shared.spread("teacher/test/accuracy").n == 2
+
+
+def test_two_teachers_are_one_pair_whatever_the_seeds(tmp_path: Path) -> None:
+    one, two = settings_of(read_runs([grid(tmp_path)]))
+    found = {difference.key: difference for difference in differences(one, two)}
+    assert (found["teacher/test/accuracy"].pairs, found["teacher/test/accuracy"].low) == (1, None)
+    assert found["test/accuracy"].pairs == 2
 
 
 def test_places_make_no_difference_and_other_data_does(tmp_path: Path) -> None:
@@ -90,6 +120,55 @@ def test_without_validation_nothing_is_called_best(tmp_path: Path) -> None:
 def test_a_number_without_its_samples_is_not_told(tmp_path: Path) -> None:
     synthetic_run(tmp_path, "a", numbers={"test/accuracy": 0.9, "val/accuracy": 0.9})
     assert board(read_runs([tmp_path])).rows == []
+
+
+def sweep_of(folder: Path) -> Path:
+    """Jobs of two settings: one with two seeds done, one failed before it had a run and one whose run is gone; the
+    other failed with its run."""
+    runs = folder / "distill"
+    done = [synthetic_run(runs, f"s{seed}", alpha=0.1, seed=seed) for seed in (0, 1)]
+    bad = synthetic_run(runs, "bad", alpha=0.9, seed=0, info={"status": "failed", "reason": "ValueError: a bug"})
+    jobs = [(0.1, 0, "completed", done[0]), (0.1, 1, "reused", done[1]), (0.1, 2, "failed", None)]
+    jobs += [(0.1, 3, "completed", runs / "gone"), (0.9, 0, "failed", bad)]
+    lines = [
+        {"job": f"{alpha}{seed}", "overrides": [], "setting": f"loss.alpha={alpha} seed={seed}", "status": status}
+        | {"run": run and f"elsewhere/distill/{run.name}", "reason": None if run else "killed by SIGKILL"}
+        for alpha, seed, status, run in jobs
+    ]
+    sweep = folder / "sweeps" / "x"
+    sweep.mkdir(parents=True)
+    (sweep / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.mark.parametrize("place", ["", "sweeps", "sweeps/x"])
+def test_a_sweep_is_found_in_a_folder_with_what_failed_and_what_is_missing(place: str, tmp_path: Path) -> None:
+    told = board(read_runs([sweep_of(tmp_path / "outputs") / place]))
+    assert [(len(row.setting.runs), row.setting.missing) for row in told.rows] == [(2, 2)]
+    assert sorted((status, why) for status, _, why in told.failures) == [
+        ("failed", "ValueError: a bug"),
+        ("failed", "killed by SIGKILL"),
+        ("missing", "it was done, and its run is no longer there"),
+    ]
+    assert "2 of whose seeds are missing" in told.best[0]
+
+
+def test_jobs_without_a_run_that_nobody_counts_are_noticed(tmp_path: Path) -> None:
+    wrong = mutated(settings, "(_seeds(runs) | absent)", "_seeds(runs)")
+    assert [one.missing for one in wrong.settings_of(read_runs([sweep_of(tmp_path / "outputs")]))] == [0]
+
+
+def test_a_gain_is_told_in_points_and_another_n_is_told(tmp_path: Path) -> None:
+    cells = dict(
+        zip(
+            [name for name, _ in COLUMNS],
+            board(read_runs([two_seeds(tmp_path, ("t", "t"))])).rows[0].cells,
+            strict=True,
+        )
+    )
+    assert cells["gain"][0] == "+0.50 ± 0.71 points"
+    assert cells["teacher"][0] == "97.00 % (n = 1)"
+    assert cells["test accuracy"][0] == "90.50 ± 0.71 %"
 
 
 # ----------------------------------------------------------------------------------------------------- comparison

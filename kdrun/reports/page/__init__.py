@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import Any
 
 from kdrun import __version__
 from kdrun.errors import KdrunError, brief
-from kdrun.reports.board import COLUMNS, Board, Row, lineage
+from kdrun.reports.board import COLUMNS, Board, Row, lineage, number_of
 from kdrun.reports.outcome import verdict
 from kdrun.reports.page.figures import Figure, Section, run_figures, sections
 from kdrun.reports.page.gallery import Sample, gallery
@@ -67,7 +68,7 @@ def page(board: Board, title: str) -> str:
         script=script,
         script_hash=policy_hash(str(script)),
         columns=COLUMNS,
-        words=_words,
+        facts=_facts(board.rows),
         anchors={number: one.anchor for number, one in enumerate(shown)},
         sections=made,
         shown=shown,
@@ -103,12 +104,24 @@ def _verdict(run: Record) -> list[str]:
         return []
 
 
-def _words(row: Row) -> str:
-    """What the filter looks at: everything that sets a setting apart, as `key=value`."""
-    run = row.setting.first
-    facts = {**row.setting.words, "stage": run.stage, "dataset": run.data, "n": len(row.setting.runs)}
-    facts |= {"best": "yes"} if row.best else {}
-    return " ".join(f"{key}={value}" for key, value in facts.items()).lower()
+def _facts(rows: Sequence[Row]) -> list[str]:
+    """What the filter looks at, as JSON: first what is the same in all rows, then the rest for each."""
+    known = [_facts_of(row) for row in rows]
+    common = (
+        {key: value for key, value in known[0].items() if all(one.get(key) == value for one in known)} if known else {}
+    )
+    rest = [{key: value for key, value in one.items() if key not in common} for one in known]
+    return [json.dumps(one) for one in (common, *rest)]
+
+
+def _facts_of(row: Row) -> dict[str, str]:
+    """The config by key, as it is typed, and the means of the numbers shown."""
+    run, setting = row.setting.first, row.setting
+    facts: dict[str, Any] = {shown_key(key): shown_value(value) for key, value in what(run).items()}
+    facts |= {key: one.mean for key in (number_of(setting, key) for _, key in COLUMNS) if (one := setting.spread(key))}
+    facts |= {"stage": run.stage, "dataset": run.data, "n": len(setting.runs), "missing": setting.missing}
+    facts |= {"best": "yes" if row.best else "no"}
+    return {key.lower(): str(value).lower() for key, value in facts.items()}
 
 
 def _counted(board: Board) -> str:
