@@ -94,6 +94,7 @@ def _best(group: tuple[str, str], own: Sequence[Setting], best: Setting | None, 
     if best is None:
         return f"{where}: no setting is called best: there is no validation split to choose by"
     missing = sum(one.missing for one in own)
+    equals = sum(_rank(one) == _rank(best) for one in own)
     short = f", {missing} of whose seeds are missing" if missing else ""
     among = f"{len(own)} settings{short}" if len(own) > 1 else f"the only setting{short}"
     numbers = f"validation accuracy {_said(best, 'val/accuracy')}, test accuracy {_said(best, 'test/accuracy')}"
@@ -101,7 +102,8 @@ def _best(group: tuple[str, str], own: Sequence[Setting], best: Setting | None, 
     seeds = f"n = {len(best.runs)} seed{'s' if len(best.runs) > 1 else ''}"
     warning = f"; {failures} jobs or runs did not complete, which may change this" if failures else ""
     name, counts = brief(best.name, 300), f"({seeds}, {samples} test samples)"
-    return f"{where}: best on validation, of {among}: {name}: {numbers} {counts}{warning}"
+    first = f", the first of {equals} equals" if equals > 1 else ""
+    return f"{where}: best on validation, of {among}{first}: {name}: {numbers} {counts}{warning}"
 
 
 def _said(setting: Setting, key: str) -> str:

@@ -9,7 +9,16 @@ from statistics import mean, stdev
 
 from kdrun.errors import KdrunError, brief
 from kdrun.reports.reading import Found, Record
-from kdrun.reports.settings import Setting, differing_keys, measured, settings_of, shown_key, shown_value, what
+from kdrun.reports.settings import (
+    Setting,
+    differing_keys,
+    measured,
+    settings_of,
+    shown_key,
+    shown_value,
+    stage_of,
+    what,
+)
 from kdrun.reports.tables import aligned, shown_difference, shown_number
 
 CONFIDENCE = 0.95
@@ -114,7 +123,7 @@ def _titled(one: Setting) -> str:
 def _configs(settings: Sequence[Setting]) -> list[str]:
     firsts = [one.first for one in settings]
     rows = [
-        [shown_key(key), *(shown_value(what(run).get(key)) for run in firsts)]
+        [shown_key(key, stage_of(firsts)), *(shown_value(what(run).get(key)) for run in firsts)]
         for key in differing_keys(firsts)
         if key != "stage" or len({run.stage for run in firsts}) > 1
     ]

@@ -10,7 +10,7 @@ from typing import Any
 from kdrun import __version__
 from kdrun.reports.board import COLUMNS, Board, lineage
 from kdrun.reports.reading import Record, text
-from kdrun.reports.settings import differing_keys, shown_key, what
+from kdrun.reports.settings import differing_keys, shown_key, stage_of, what
 
 FACTS = ("run", "status", "stage", "data", "seed", "fingerprint", "started")
 RISKY = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula
@@ -43,7 +43,7 @@ def as_csv(board: Board) -> str:
     numbers = sorted({key for run in runs for key in run.summary})
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([_harmless(one) for one in (*FACTS, *(shown_key(key) for key in keys), *numbers)])
+    writer.writerow([_harmless(one) for one in (*FACTS, *(shown_key(key, stage_of(runs)) for key in keys), *numbers)])
     for run in runs:
         own = what(run)
         values = [json.dumps(own[key]) if isinstance(own.get(key), dict | list) else own.get(key) for key in keys]

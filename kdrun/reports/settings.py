@@ -15,6 +15,7 @@ NOTHING = "–"
 ROLES = ("teacher", "alone")  # other trainings that a distillation's summary has numbers of
 TIMES = ("_seconds", "_per_second")  # are of each run, whatever was measured
 BEFORE_WORDS = "kind"  # of a node: `teacher.kind=mlp` is written `teacher=mlp`
+MODELS = (f"teacher.{BEFORE_WORDS}", f"model.{BEFORE_WORDS}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,14 @@ def _setting(runs: Sequence[Record], keys: Sequence[str], found: Found) -> Setti
     flat = what(own[0])
     absent = set().union(*(found.absent.get(run.path.resolve(), set()) for run in runs))
     missing = (_seeds(runs) | absent) - _seeds(own)
-    return Setting({shown_key(key): shown_value(flat.get(key)) for key in keys}, own, len(missing))
+    words = {shown_key(key, own[0].stage): _shown(own[0], key, flat) for key in keys}
+    return Setting(words, own, len(missing))
+
+
+def _shown(run: Record, key: str, flat: Mapping[str, Any]) -> str:
+    """A value of the config; of a model with its depth, as in the name of a run's directory."""
+    node = mapping(run.config.get(key.removesuffix(f".{BEFORE_WORDS}")))
+    return _named(node) if key in MODELS and node else shown_value(flat.get(key))
 
 
 def models(run: Record) -> str:
@@ -126,9 +134,17 @@ def differing_keys(runs: Sequence[Record]) -> list[str]:
     return [key for key in differ if not any(_follows(key, kind, flats) for kind in kinds)]
 
 
-def shown_key(key: str) -> str:
-    """`teacher.kind` as it is typed: `teacher`; `model` is the student in a distillation's saved config."""
-    return key.removesuffix(f".{BEFORE_WORDS}")
+def shown_key(key: str, stage: str) -> str:
+    """`teacher.kind` as it is typed: `teacher`; and `model`, of a distillation's saved config: `student`."""
+    key = key.removesuffix(f".{BEFORE_WORDS}")
+    own = key == "model" or key.startswith("model.")
+    return f"student{key.removeprefix('model')}" if own and stage == "distill" else key
+
+
+def stage_of(runs: Sequence[Record]) -> str:
+    """The stage that all of them are of; empty where they are of several."""
+    stages = {run.stage for run in runs}
+    return stages.pop() if len(stages) == 1 else ""
 
 
 def shortened(keys: Sequence[str]) -> list[str]:

@@ -70,13 +70,16 @@ def best(found: Sequence[Setting]) -> str:
     if not means:
         return "no setting is called best: there is no validation split to choose by"
     first = found[max(means, key=means.__getitem__)]
+    equals = list(means.values()).count(max(means.values()))
+    tied = f", the first of {equals} equals" if equals > 1 else ""
     missing = sum(one.jobs - len(one.summaries) for one in found)
     jobs = "1 job is" if missing == 1 else f"{missing} jobs are"
     warning = f" ({jobs} missing, which may change this)" if missing else ""
     told = [f"{name} {shown_spread(key, first.spread(key))}" for name, key in COLUMNS.items() if name != "gain"]
     seeds = f"{len(first.summaries)} seed{'s' if len(first.summaries) > 1 else ''}"
     samples = "unequal numbers of" if first.samples is None else f"{first.samples:,}"
-    return f"best on validation{warning}: {brief(first.words)}: {', '.join(told)} (n = {seeds}, {samples} test samples)"
+    numbers = f"{', '.join(told)} (n = {seeds}, {samples} test samples)"
+    return f"best on validation{tied}{warning}: {brief(first.words)}: {numbers}"
 
 
 def _failures(folder: Path) -> list[str]:

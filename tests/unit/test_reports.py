@@ -158,6 +158,28 @@ def test_jobs_without_a_run_that_nobody_counts_are_noticed(tmp_path: Path) -> No
     assert [one.missing for one in wrong.settings_of(read_runs([sweep_of(tmp_path / "outputs")]))] == [0]
 
 
+def test_equals_are_told(tmp_path: Path) -> None:
+    for alpha in (0.1, 0.9):
+        synthetic_run(tmp_path, f"r{alpha}", 0.93, alpha=alpha)
+    assert (
+        "best on validation, of 2 settings, the first of 2 equals: alpha=0.1:" in board(read_runs([tmp_path])).best[0]
+    )
+
+
+def test_a_student_is_named_as_it_is_typed_and_with_its_depth(tmp_path: Path) -> None:
+    for number, node in enumerate(({"kind": "cnn"}, {"kind": "cifar_resnet", "depth": 8})):
+        synthetic_run(tmp_path, str(number), model=node)
+    assert [one.name for one in settings_of(read_runs([tmp_path]))] == ["student=cnn", "student=cifar_resnet-8"]
+
+
+def test_settings_on_the_line_of_cost_are_named(tmp_path: Path) -> None:
+    """Of three the middle one costs more than the first, and is worse."""
+    for number, (accuracy, cost) in enumerate(((0.90, 100), (0.85, 500), (0.95, 900))):
+        numbers = {**summary(accuracy), "student/parameters": cost, "student/flops": cost}
+        synthetic_run(tmp_path, str(number), alpha=number / 10, numbers=numbers)
+    assert "On a line: 1: alpha=0.0; 2: alpha=0.2<" in page(board(read_runs([tmp_path])), "x")
+
+
 def test_a_gain_is_told_in_points_and_another_n_is_told(tmp_path: Path) -> None:
     cells = dict(
         zip(

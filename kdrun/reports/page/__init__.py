@@ -21,7 +21,7 @@ from kdrun.reports.outcome import verdict
 from kdrun.reports.page.figures import Figure, Section, run_figures, sections
 from kdrun.reports.page.gallery import Sample, gallery
 from kdrun.reports.reading import Record
-from kdrun.reports.settings import differing_keys, shown_key, shown_value, what
+from kdrun.reports.settings import differing_keys, shown_key, shown_value, stage_of, what
 
 HERE = Path(__file__).parent
 MOST_SHOWN = 8  # settings with figures of their own
@@ -117,7 +117,7 @@ def _facts(rows: Sequence[Row]) -> list[str]:
 def _facts_of(row: Row) -> dict[str, str]:
     """The config by key, as it is typed, and the means of the numbers shown."""
     run, setting = row.setting.first, row.setting
-    facts: dict[str, Any] = {shown_key(key): shown_value(value) for key, value in what(run).items()}
+    facts: dict[str, Any] = {shown_key(key, run.stage): shown_value(value) for key, value in what(run).items()}
     facts |= {key: one.mean for key in (number_of(setting, key) for _, key in COLUMNS) if (one := setting.spread(key))}
     facts |= {"stage": run.stage, "dataset": run.data, "n": len(setting.runs), "missing": setting.missing}
     facts |= {"best": "yes" if row.best else "no"}
@@ -147,5 +147,5 @@ def _differences(board: Board) -> list[tuple[str, str]]:
     for key in differing_keys(firsts):
         values = list(dict.fromkeys(shown_value(what(run).get(key)) for run in firsts))
         more = f", … ({len(values)} in all)" if len(values) > MOST_VALUES else ""
-        rows.append((shown_key(key), ", ".join(values[:MOST_VALUES]) + more))
+        rows.append((shown_key(key, stage_of(firsts)), ", ".join(values[:MOST_VALUES]) + more))
     return rows
