@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +239,15 @@ def test_nothing_is_called_best_without_a_validation_split(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_second_job_starts_within_half_a_second(here: Path, kdrun: Command) -> None:
-    """Not a benchmark: a new interpreter that imports torch takes several times as long."""
-    kdrun(*TRAIN, "seed=0,1,2")
-    begun = [json.loads((Path(here) / job["run"] / "run.json").read_text())["started"] for job in jobs(here)]
-    ended = [json.loads((Path(here) / job["run"] / "run.json").read_text())["finished"] for job in jobs(here)]
-    assert len(begun) == len(ended) == 3
-    stamps = [time.mktime(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) for text in (ended[0], begun[2])]
-    assert stamps[1] - stamps[0] <= 4
+    """The best of five, since a machine may be busy: a new interpreter that imports torch takes several seconds."""
+    assert kdrun(*TRAIN, "seed=0,1,2,3,4,5").code == 0
+    runs = [here / job["run"] for job in jobs(here)]
+    ended = [(run / "run.json").stat().st_mtime for run in runs]
+    said = [(run / "log.txt").read_text()[:23] for run in runs]  # when the run began: after reading its data
+    begun = [datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f").timestamp() for text in said]
+    waits = [start - end for end, start in zip(ended, begun[1:], strict=False)]
+    assert len(waits) == 5
+    assert 0 < min(waits) <= 0.5, waits
 
 
 def finished(folder: Path) -> dict[Path, bytes]:
