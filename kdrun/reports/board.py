@@ -9,9 +9,20 @@ from typing import Any
 
 from kdrun.errors import brief
 from kdrun.reports.reading import Found, Record, mapping, text
-from kdrun.reports.settings import Setting, best_on_validation, comparable, settings_of
+from kdrun.reports.settings import (
+    Setting,
+    best_on_validation,
+    comparable,
+    differing_keys,
+    settings_of,
+    shown_key,
+    shown_value,
+    stage_of,
+    what,
+)
 from kdrun.reports.tables import shown_spread
 
+MOST_VALUES = 12  # of a key that differs
 COLUMNS = (  # heading, number of the summary; `role` is the student of a distillation, else the model
     ("val accuracy", "val/accuracy"),
     ("test accuracy", "test/accuracy"),
@@ -54,6 +65,17 @@ class Board:
     rows: list[Row]
     best: list[str]  # a sentence for each stage and data set
     failures: list[tuple[str, str, str]]  # status, what, why
+
+    @property
+    def differences(self) -> list[tuple[str, str]]:
+        """The keys in which the settings' configs differ, and the values there are."""
+        firsts = [one.first for one in self.settings]
+        rows = []
+        for key in differing_keys(firsts):
+            values = list(dict.fromkeys(shown_value(what(run).get(key)) for run in firsts))
+            more = f", … ({len(values)} in all)" if len(values) > MOST_VALUES else ""
+            rows.append((shown_key(key, stage_of(firsts)), ", ".join(values[:MOST_VALUES]) + more))
+        return rows
 
 
 def board(found: Found) -> Board:

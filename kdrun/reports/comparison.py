@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
 
-from kdrun.errors import KdrunError, brief
+from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.reports.reading import Found, Record
 from kdrun.reports.settings import (
     Setting,
@@ -22,6 +22,7 @@ from kdrun.reports.settings import (
 from kdrun.reports.tables import aligned, shown_difference, shown_number
 
 CONFIDENCE = 0.95
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHARES = ("accuracy", "top5", "agreement")  # of samples: for these the test split alone gives an interval
 NUMBERS = (
     *("val/accuracy", "test/accuracy", "test/top5", "test/nll", "test/ece", "test/agreement", "test/kl"),
@@ -96,11 +97,14 @@ def compared(found: Found) -> str:
     settings = settings_of(found)
     if len(settings) < 2:
         raise KdrunError(_too_few(found, len(settings)))
+    if len(settings) > len(LETTERS):
+        told = f"{len(settings)} settings are more than a comparison can show, which is {len(LETTERS)}"
+        raise UsageError(f"{told}; `kdrun report` has a table of all, `kdrun list runs key=value` finds fewer")
     reference, others = settings[0], settings[1:]
-    lines = [f"{letter}: {_titled(one)}" for letter, one in zip(_letters(), settings, strict=False)]
+    lines = [f"{letter}: {_titled(one)}" for letter, one in zip(LETTERS, settings, strict=False)]
     lines += ["", *_configs(settings)]
-    for letter, other in zip(_letters()[1:], others, strict=False):
-        lines += ["", f"{letter} - A, paired by seed:", *_numbers(reference, other)]
+    for letter, other in zip(LETTERS[1:], others, strict=False):
+        lines += ["", f"{letter} - A, paired by seed; shares in points:", *_numbers(reference, other, letter)]
     return "\n".join([*lines, *_warnings(settings)])
 
 
@@ -108,10 +112,6 @@ def _too_few(found: Found, settings: int) -> str:
     states = ", ".join(sorted({run.status for run in found.runs})) or "unreadable"
     told = f"there is nothing to compare: {len(found.runs)} runs ({states}) make {settings} settings with test numbers"
     return f"{told}; runs that differ in their seed alone are one setting"
-
-
-def _letters() -> str:
-    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _titled(one: Setting) -> str:
@@ -129,18 +129,18 @@ def _configs(settings: Sequence[Setting]) -> list[str]:
     ]
     if not rows:
         return ["their configs do not differ, apart from places; their data does"]
-    return aligned([["config", *_letters()[: len(settings)]], *rows])
+    return aligned([["config", *LETTERS[: len(settings)]], *rows])
 
 
-def _numbers(reference: Setting, other: Setting) -> list[str]:
+def _numbers(reference: Setting, other: Setting, letter: str) -> list[str]:
     found = differences(reference, other)
     if not found:
         return ["no seed and number that both have"]
-    rows = [["", "A", "other", "difference", f"{CONFIDENCE:.0%} interval", "over", ""]]
+    rows = [["", "A", letter, "difference", f"{CONFIDENCE:.0%} interval", "over", ""]]
     for one in found:
         spreads = (reference.spread(one.key), other.spread(one.key))
         means = [shown_number(one.key, spread.mean) if spread else "" for spread in spreads]
-        interval = "" if one.low is None or one.high is None else _interval(one)
+        interval = "" if one.low is None or one.high is None or one.low == one.high else _interval(one)
         over = f"{one.pairs} seeds" if one.over == "seeds" else one.over
         rows.append([one.key, *means, shown_difference(one.key, one.mean), interval, over, "*" if one.is_clear else ""])
     return [*aligned(rows), "*: the interval leaves zero out"] if any(one.is_clear for one in found) else aligned(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from typing import Any
 
 from kdrun import __version__
@@ -30,6 +31,9 @@ def as_markdown(board: Board, title: str) -> str:
         "Mean ± sd over n seeds; a number of another n says so; rows by validation accuracy; "
         "the test split was read once, after the choice.",
     ]
+    if board.differences:
+        lines += ["", "| key that differs | values |", "|---|---|"]
+        lines += [f"| {_cell(key)} | {_cell(values)} |" for key, values in board.differences]
     if board.failures:
         lines += ["", "Without a result:", ""]
         lines += [f"- {_cell(status)}: {_cell(what)}: {_cell(why)}" for status, what, why in board.failures]
@@ -58,11 +62,21 @@ def as_json(board: Board, title: str) -> str:
         "kdrun": __version__,
         "title": title,
         "best": board.best,
+        "differences": dict(board.differences),
         "settings": [_setting(row) for row in board.rows],
         "runs": [_run(run) for run in board.found.runs],
         "failed": [{"status": status, "what": what, "why": why} for status, what, why in board.failures],
     }
-    return json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
+    return json.dumps(_plain(content), indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """With text as keys, and nothing in place of a number that is none: JSON knows no nan."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _setting(row: Any) -> dict[str, Any]:
@@ -89,6 +103,10 @@ def _run(run: Record) -> dict[str, Any]:
         "reason": run.info.get("reason"),
         "lineage": dict(lineage(run)),
         "summary": dict(run.summary),
+        "config": run.config,
+        "history": run.history(),
+        "confusion": run.document("confusion"),
+        "calibration": run.document("details").get("calibration"),
     }
 
 

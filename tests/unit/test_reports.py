@@ -229,6 +229,14 @@ def test_one_pair_has_an_interval_over_test_samples_and_says_so(tmp_path: Path) 
     assert re.search(r"test/accuracy +90.00 % +96.00 % +\+6.00 +\+2.\d\d … \+9.\d\d +test samples +\*", told)
 
 
+def test_more_settings_than_letters_are_refused(tmp_path: Path) -> None:
+    for number in range(27):
+        synthetic_run(tmp_path, f"{number:02}", alpha=number / 27)
+    assert "Z - A, paired by seed" in compared(read_runs([tmp_path / f"{number:02}" for number in range(26)]))
+    with pytest.raises(UsageError, match="27 settings are more than a comparison can show, which is 26"):
+        compared(read_runs([tmp_path]))
+
+
 # -------------------------------------------------------------------------------------------------------- filters
 
 
@@ -282,13 +290,24 @@ def test_every_form_has_the_same_numbers(tmp_path: Path) -> None:
     (best,) = [one for one in content["settings"] if one["best_on_validation"]]
     assert (best["name"], best["n"], best["missing"]) == ("alpha=0.9", 2, 1)
     assert best["numbers"]["test/accuracy"]["mean"] == pytest.approx(0.945)
+    assert content["differences"] == {"loss.alpha": "0.1, 0.9"}
+    run = content["runs"][0]
+    assert (run["config"]["epochs"], len(run["history"]), run["confusion"]["student"][0][0]) == (3, 6, 100)
     table = as_markdown(told, "grid")
+    assert "| loss.alpha | 0.1, 0.9 |" in table
     html = page(told, "grid")
     for text in (table, html):
         assert "94.50 ± 0.71 %" in text
         assert "ValueError: a bug" in text
         assert "which may change this" in text
     assert "1 of whose seeds are missing" in html
+
+
+def test_a_run_that_diverged_is_json_too(tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path, "a")
+    (run / "metrics.jsonl").write_text('{"epoch": 1, "split": "train", "loss": NaN}\n')
+    told = json.loads(as_json(board(read_runs([tmp_path])), "x"), parse_constant=pytest.fail)["runs"][0]
+    assert told["history"] == [{"epoch": 1, "split": "train", "loss": None}]
 
 
 def test_a_cell_is_no_formula_and_no_markup(tmp_path: Path) -> None:
@@ -352,6 +371,13 @@ def hostile(folder: Path) -> Path:
     (folder / "broken").mkdir()
     (folder / "broken" / "run.json").write_text(f'{{"{HOSTILE}')
     return folder
+
+
+def test_every_form_is_made_of_a_hostile_run(tmp_path: Path) -> None:
+    told = board(read_runs([hostile(tmp_path / "runs")]))
+    assert HOSTILE in json.dumps(json.loads(as_json(told, HOSTILE)), ensure_ascii=False).replace('\\"', '"')
+    assert "<script>" not in as_markdown(told, HOSTILE)
+    assert as_csv(told)
 
 
 def test_nothing_of_a_hostile_run_runs(tmp_path: Path) -> None:

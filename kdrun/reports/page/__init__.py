@@ -21,11 +21,10 @@ from kdrun.reports.outcome import verdict
 from kdrun.reports.page.figures import Figure, Section, run_figures, sections
 from kdrun.reports.page.gallery import Sample, gallery
 from kdrun.reports.reading import Record
-from kdrun.reports.settings import differing_keys, shown_key, shown_value, stage_of, what
+from kdrun.reports.settings import shown_key, shown_value, what
 
 HERE = Path(__file__).parent
 MOST_SHOWN = 8  # settings with figures of their own
-MOST_VALUES = 12  # of a key that differs
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def page(board: Board, title: str) -> str:
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
     made = list(sections(board, figures))
     shown = [_shown(row, number, figures) for number, row in enumerate(board.rows[:MOST_SHOWN])]
-    differences = _differences(board)
+    differences = board.differences
     return environment.get_template("report.html").render(
         board=board,
         title=brief(title, 200),
@@ -139,13 +138,3 @@ def _contents(board: Board, made: Sequence[Section], shown: Sequence[Shown], dif
     yield from [("Runs", "runs")] if shown else []
     yield from [("Differences of config", "differences")] if differences else []
     yield from [("What failed", "failed")] if board.failures else []
-
-
-def _differences(board: Board) -> list[tuple[str, str]]:
-    firsts = [one.first for one in board.settings]
-    rows = []
-    for key in differing_keys(firsts):
-        values = list(dict.fromkeys(shown_value(what(run).get(key)) for run in firsts))
-        more = f", … ({len(values)} in all)" if len(values) > MOST_VALUES else ""
-        rows.append((shown_key(key, stage_of(firsts)), ", ".join(values[:MOST_VALUES]) + more))
-    return rows
