@@ -315,25 +315,29 @@ def _plug_in(name: str) -> None:
 
 
 def _resume(arguments: list[str], debug: bool) -> int:
-    keys, words = key_values(arguments, ("run", "launch.processes"))
+    folders = commands.config_folders(arguments)  # for a sweep: a file does not say whose options are to be used
+    keys, words = key_values(without_option(arguments, *CONFIG_DIR), ("run", "launch.processes"))
     words = [keys["run"], *words] if "run" in keys else words
     several = keys.get("launch.processes", "1")
     if len(words) != 1 or not several.isdigit() or int(several) < 1:
-        raise UsageError("usage: kdrun resume <run directory or sweep directory> [launch.processes=NUMBER]")
+        raise UsageError(
+            "usage: kdrun resume <run directory or sweep directory> [launch.processes=NUMBER] [--config-dir DIR]"
+        )
     path = Path(words[0])
     if (path / "tune.json").exists() and not (path / "run.json").exists():
         from kdrun.records.manifest import read_search
 
         search, trials, typed = read_search(path)
         places = [f"sweep.name='{path.name}'", f"output_dir='{path.absolute().parents[1]}'"]
-        return _tune([f"search={search}", f"trials={trials}", *typed, *places], debug)
+        given = [word for folder in folders for word in ("--config-dir", str(folder))]
+        return _tune([*given, f"search={search}", f"trials={trials}", *typed, *places], debug)
     if (path / "sweep.json").exists() and not (path / "run.json").exists():
         from kdrun.records.manifest import read_sweep
 
         stage, typed, launcher = read_sweep(path)
         typed = [word for word in typed if not word.startswith(("sweep.name=", "output_dir="))]
         places = [f"sweep.name='{path.name}'", f"output_dir='{path.absolute().parents[1]}'"]
-        return _sweep(stage, [*typed, *places], [], debug, launcher)
+        return _sweep(stage, [*typed, *places], folders, debug, launcher)
     from kdrun.records.run import is_completed, read_info
 
     read_info(path)  # refused before torch is imported

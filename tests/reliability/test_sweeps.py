@@ -136,6 +136,9 @@ def test_jobs_that_fail_in_any_way_do_not_stop_the_others(here: Path, kdrun: Com
     once_more = kdrun("distill", *words, *more, "baseline=false", "loss=terrible", f"loss.terms.terrible.way={ways}")
     assert once_more.code == 1, "failed jobs are not tried again unasked"
     assert once_more.out.count("before: failed") == 4
+    (sweep_folder,) = (here / "outputs" / "sweeps").iterdir()
+    gone_on_with = kdrun("resume", "--plugin", "mine", "--config-dir", "options", str(sweep_folder))
+    assert (gone_on_with.code, gone_on_with.out.count("before: failed")) == (1, 4), gone_on_with.err
     retried = ["loss=terrible", "loss.terms.terrible.way=works,dies", "sweep.retry_failed=true"]
     assert "running: loss.terms.terrible.way=dies" in kdrun("distill", *words, *more, "baseline=false", *retried).out
 
