@@ -43,7 +43,7 @@ def sections(board: Board, figures: Figures) -> Iterator[Section]:
         (
             "grid",
             "Two keys against each other",
-            "Validation accuracy, mean over seeds, n in brackets: what a choice may be made by.",
+            "Validation accuracy in %, mean over seeds, n in brackets: what a choice may be made by.",
             _grids(board, figures),
         ),
         (
