@@ -47,10 +47,7 @@ log = logging.getLogger("kdrun")
 
 
 class Mirror(Protocol):
-    """Something that is told what a run records, as it is recorded.
-
-    A run that is gone on with begins a mirror anew, and tells it the lines that it goes on from.
-    """
+    """Something that is told what a run records, as it is recorded; one that is gone on with tells it all again."""
 
     def metrics(self, lines: Sequence[Mapping[str, Any]]) -> None: ...
 
