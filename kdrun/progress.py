@@ -25,7 +25,7 @@ def shown(debug: bool = False) -> Iterator[None]:
     if sys.stdout.isatty():
         from rich.logging import RichHandler
 
-        handler = RichHandler(console=_console(), show_time=False, show_path=False, show_level=False, markup=False)
+        handler = RichHandler(console=console(), show_time=False, show_path=False, show_level=False, markup=False)
     else:
         handler = logging.StreamHandler(sys.stdout)
     handler.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -52,7 +52,7 @@ def training_bar(title: str, epochs: int, start: int, batch_size: int) -> Iterat
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
-    with Progress(*columns, console=_console(), transient=True) as progress:
+    with Progress(*columns, console=console(), transient=True) as progress:
         task = progress.add_task(title, total=epochs, completed=start, said="")
         yield Bar(progress, task, epochs, start, batch_size)
 
@@ -64,68 +64,7 @@ def counted(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
         return
     from rich.progress import track
 
-    yield from track(items, description=title, total=total, console=_console(), transient=True)
-
-
-class SweepTable:
-    """What the jobs of a sweep are doing: a live table on a terminal, a line per event elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.jobs = total, dict[str, dict[str, Any]]()
-        self.first = ""  # what is made before the jobs
-        self._live: Any = None
-        self._begin, self._ended = time.monotonic(), 0
-
-    def __enter__(self) -> SweepTable:
-        if sys.stdout.isatty():
-            from rich.live import Live
-
-            self._live = Live(console=_console(), transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def add(self, key: str, job: dict[str, Any]) -> None:
-        """A job of the plan; one that is over already is told."""
-        self.jobs[key] = job
-        if job["status"] != "not run":
-            self._tell(job, f"before: {job['status']}")
-        self._draw()
-
-    def update(self, key: str, job: dict[str, Any]) -> None:
-        self.jobs[key] = job
-        self._ended += job["status"] != "running"
-        self._tell(job, job["status"])
-        self._draw()
-
-    def tell(self, what: str, outcome: dict[str, Any]) -> None:
-        """Of something that is made for several jobs before them."""
-        self._tell({"setting": what, **outcome}, outcome["status"])
-        self.first = f"{outcome['status']}: {what}"
-        self._draw()
-
-    def _tell(self, job: dict[str, Any], what: str) -> None:
-        if self._live is None:
-            place = f" in {job['run']}" if job.get("run") else ""
-            reason = f" ({job['reason']})" if job.get("reason") else ""
-            print(f"{what}: {job['setting']}{place}{reason}", flush=True)
-
-    def _draw(self) -> None:
-        if self._live is None:
-            return
-        from rich.table import Table
-
-        table = Table("job", "status", "what")
-        for job in self.jobs.values():
-            table.add_row(job["setting"], job["status"], str(job.get("reason") or job.get("run") or ""))
-        left = sum(job["status"] in ("not run", "running") for job in self.jobs.values())
-        seconds = (time.monotonic() - self._begin) / max(self._ended, 1) * left
-        known = f"about {seconds:,.0f} s" if self._ended else self.first
-        table.caption = f"{left} of {self.total} left" + (f", {known}" if known else "")
-        self._live.update(table)
+    yield from track(items, description=title, total=total, console=console(), transient=True)
 
 
 class Bar:
@@ -165,7 +104,8 @@ class Bar:
         log.info(line, extra={"in_bar": True})
 
 
-def _console() -> Any:
+def console() -> Any:
+    """The one terminal that bars, tables and messages share."""
     global _CONSOLE
     if _CONSOLE is None:
         from rich.console import Console

@@ -1,6 +1,7 @@
 """Loggers mirror the record of a run elsewhere. Off by default; the record on disk stays the truth.
 
-A logger is a file here with `REQUIRES` (a package) and `open(run, config, **options)`, which gives a `Mirror`.
+A logger is a file here with `REQUIRES` (a package) and `open(run, config, **options)`, which gives a `Mirror`. What an
+attempt of the run before has left there is taken away where that can be: the new mirror is told everything again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kdrun import lookup
+from kdrun import lookup, processes
 from kdrun.errors import UsageError
 from kdrun.records.run import Mirror, Run
 from kdrun.redact import redacted_values
@@ -35,7 +36,7 @@ def mirrored(run: Run, config: Mapping[str, Any]) -> Iterator[None]:
     """Inside, what the run records goes to the config's logger too. A logger that fails costs a line of the log."""
     options = dict(config.get("logger", NONE))
     kind = options.pop("kind")
-    if kind == "none":
+    if kind == "none" or not processes.is_first():  # of a run's processes one tells
         yield
         return
     mirror = _Careful(kind, lambda: lookup.module("loggers", kind).open(run, redacted_values(config), **options))
@@ -44,6 +45,9 @@ def mirrored(run: Run, config: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
         status = "completed"
+    except (KeyboardInterrupt, SystemExit):
+        status = "interrupted"
+        raise
     finally:
         run.mirrors.remove(mirror)
         mirror.close(status)
@@ -80,6 +84,14 @@ class _Careful:
         except Exception as error:
             log.warning("logger=%s is given up: %s: %s", self.kind, type(error).__name__, error)
             self.mirror = None
+
+
+def by_epoch(lines: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """The same values, those of an epoch together."""
+    found: dict[int, dict[str, float]] = {}
+    for name, value, epoch in scalars(lines):
+        found.setdefault(epoch, {})[name] = value
+    return found
 
 
 def scalars(lines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float, int]]:

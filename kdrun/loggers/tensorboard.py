@@ -31,4 +31,7 @@ class TensorBoard:
 
 
 def open(run: Run, config: Mapping[str, Any]) -> Mirror:  # noqa: A001
-    return TensorBoard(str(run.path / "tensorboard"))
+    folder = run.path / "tensorboard"
+    for events in folder.glob("events.out.tfevents.*"):  # of an attempt before: its lines would be there twice
+        events.unlink()
+    return TensorBoard(str(folder))

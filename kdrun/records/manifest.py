@@ -17,6 +17,7 @@ from kdrun.records.run import PLACES
 from kdrun.words import by_key
 
 FORMAT = 1
+SEED = "seed="
 DONE = ("completed", "reused")
 NOT_OF_THE_JOB = {
     *PLACES,
@@ -39,6 +40,16 @@ def job_key(config: Mapping[str, Any]) -> str:
 def of_the_job(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Those of a config's values by key that say what a job is, not where and how it is carried out."""
     return {key: value for key, value in values if not NOT_OF_THE_JOB & {key, key.partition(".")[0]}}
+
+
+def without_seed(setting: str) -> str:
+    """The words of a job's setting but for its seed: the same for jobs that are taken together."""
+    return " ".join(word for word in setting.split() if not word.startswith(SEED))
+
+
+def seed_of(setting: str) -> str:
+    """The seed in the words of a job's setting; empty where it was not swept."""
+    return next((word.removeprefix(SEED) for word in setting.split() if word.startswith(SEED)), "")
 
 
 class Manifest:

@@ -47,7 +47,7 @@ log = logging.getLogger("kdrun")
 
 
 class Mirror(Protocol):
-    """Something that is told what a run records, as it is recorded."""
+    """Something that is told what a run records, as it is recorded; one that is gone on with tells it all again."""
 
     def metrics(self, lines: Sequence[Mapping[str, Any]]) -> None: ...
 
@@ -152,14 +152,17 @@ class Run:
 
     def metrics(self, *lines: Line) -> None:
         """Further lines of `metrics.jsonl`."""
-        self.recall([*self.history, *lines])
-        for mirror in self.mirrors:
-            mirror.metrics(lines)
+        self._record([*self.history, *lines], lines)
 
     def recall(self, history: Sequence[Line]) -> None:
         """Make these the lines of `metrics.jsonl`: those that a state knows of, when a training goes on from it."""
+        self._record(history, history)
+
+    def _record(self, history: Sequence[Line], told: Sequence[Line]) -> None:
         self.history = list(history)
         write(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history).encode())
+        for mirror in self.mirrors:
+            mirror.metrics(told)
 
     def summary(self, numbers: Mapping[str, float | None]) -> None:
         write_json(self.path / "summary.json", dict(numbers))

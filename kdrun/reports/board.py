@@ -9,9 +9,20 @@ from typing import Any
 
 from kdrun.errors import brief
 from kdrun.reports.reading import Found, Record, mapping, text
-from kdrun.reports.settings import Setting, best_on_validation, comparable, settings_of
+from kdrun.reports.settings import (
+    Setting,
+    best_on_validation,
+    comparable,
+    differing_keys,
+    settings_of,
+    shown_key,
+    shown_value,
+    stage_of,
+    what,
+)
 from kdrun.reports.tables import shown_spread
 
+MOST_VALUES = 12  # of a key that differs
 COLUMNS = (  # heading, number of the summary; `role` is the student of a distillation, else the model
     ("val accuracy", "val/accuracy"),
     ("test accuracy", "test/accuracy"),
@@ -55,6 +66,17 @@ class Board:
     best: list[str]  # a sentence for each stage and data set
     failures: list[tuple[str, str, str]]  # status, what, why
 
+    @property
+    def differences(self) -> list[tuple[str, str]]:
+        """The keys in which the settings' configs differ, and the values there are."""
+        firsts = [one.first for one in self.settings]
+        rows = []
+        for key in differing_keys(firsts):
+            values = list(dict.fromkeys(shown_value(what(run).get(key)) for run in firsts))
+            more = f", … ({len(values)} in all)" if len(values) > MOST_VALUES else ""
+            rows.append((shown_key(key, stage_of(firsts)), ", ".join(values[:MOST_VALUES]) + more))
+        return rows
+
 
 def board(found: Found) -> Board:
     settings = settings_of(found)
@@ -78,7 +100,8 @@ def _cells(setting: Setting) -> list[tuple[str, float | None]]:
     cells = []
     for _, key in COLUMNS:
         found = setting.spread(number_of(setting, key))
-        cells.append((shown_spread(key, found), None if found is None else found.mean))
+        other = "" if found is None or found.n == len(setting.runs) else f" (n = {found.n})"
+        cells.append((f"{shown_spread(key, found)}{other}", None if found is None else found.mean))
     return cells
 
 
@@ -93,6 +116,7 @@ def _best(group: tuple[str, str], own: Sequence[Setting], best: Setting | None, 
     if best is None:
         return f"{where}: no setting is called best: there is no validation split to choose by"
     missing = sum(one.missing for one in own)
+    equals = sum(_rank(one) == _rank(best) for one in own)
     short = f", {missing} of whose seeds are missing" if missing else ""
     among = f"{len(own)} settings{short}" if len(own) > 1 else f"the only setting{short}"
     numbers = f"validation accuracy {_said(best, 'val/accuracy')}, test accuracy {_said(best, 'test/accuracy')}"
@@ -100,7 +124,8 @@ def _best(group: tuple[str, str], own: Sequence[Setting], best: Setting | None, 
     seeds = f"n = {len(best.runs)} seed{'s' if len(best.runs) > 1 else ''}"
     warning = f"; {failures} jobs or runs did not complete, which may change this" if failures else ""
     name, counts = brief(best.name, 300), f"({seeds}, {samples} test samples)"
-    return f"{where}: best on validation, of {among}: {name}: {numbers} {counts}{warning}"
+    first = f", the first of {equals} equals" if equals > 1 else ""
+    return f"{where}: best on validation, of {among}{first}: {name}: {numbers} {counts}{warning}"
 
 
 def _said(setting: Setting, key: str) -> str:
@@ -108,20 +133,26 @@ def _said(setting: Setting, key: str) -> str:
 
 
 def _failures(found: Found) -> Any:
-    pruned = {Path(str(job.get("run"))).name: job for job in found.jobs if job["status"] == "pruned"}
+    pruned = {_end(job.get("run")): job for job in found.jobs if job["status"] == "pruned"}
     known = set()
     for run in found.runs:
-        if run.path.name in pruned:
-            known.add(str(pruned[run.path.name].get("run")))
-            yield "pruned", text(pruned[run.path.name]["setting"]), text(pruned[run.path.name].get("reason"))
+        if _end(run.path) in pruned:
+            known.add(_end(run.path))
+            job = pruned[_end(run.path)]
+            yield "pruned", text(job["setting"]), text(job.get("reason"))
         elif run.status not in ("completed", "running"):
-            known.add(str(run.path))
+            known.add(_end(run.path))
             yield run.status, str(run.path), text(run.info.get("reason") or "no reason recorded", 400)
     for job in found.jobs:
-        if str(job.get("run")) not in known:
+        if _end(job.get("run")) not in known:
             yield text(job["status"]), text(job["setting"]), text(job.get("reason") or "no reason recorded", 400)
     for one in found.unreadable:
         yield "unreadable", one, ""
+
+
+def _end(run: Any) -> tuple[str, ...]:
+    """Stage and name of a run, which are the same from whatever folder one looks."""
+    return Path(str(run)).parts[-2:] if run else ()
 
 
 def lineage(run: Record) -> list[tuple[str, str]]:
@@ -130,6 +161,7 @@ def lineage(run: Record) -> list[tuple[str, str]]:
     rows = [
         (text(one.get("role")), text(one.get("run") or one.get("checkpoint"))) for one in _mappings(info.get("parents"))
     ]
+    rows.append(("checkpoint", _checkpoint(run)))
     git, device = mapping(info.get("git")), mapping(info.get("device"))
     if git:
         dirty = ", and what code.diff says" if git.get("dirty") else ""
@@ -142,6 +174,15 @@ def lineage(run: Record) -> list[tuple[str, str]]:
     rows.append(("command", text(" ".join(map(str, command)) if isinstance(command, list) else command, 1000)))
     rows.append(("started", text(info.get("started"))))
     return [(name, value) for name, value in rows if value]
+
+
+def _checkpoint(run: Record) -> str:
+    """The file that is deployed, and of which epoch its weights are."""
+    epoch, epochs = run.info.get("chosen_epoch"), run.flat.get("epochs")
+    if run.status != "completed" or epoch is None:
+        return ""
+    how = "best on validation" if run.flat.get("select") == "best" else "the last one"
+    return f"checkpoints/model.pt, of epoch {text(epoch, 20)} of {text(epochs, 20)}, {how}"
 
 
 def _mappings(values: Any) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ LEFT_OUT = re.compile(r"<metadata>.*?</metadata>|<style type=\"text/css\">.*?</s
 SIZE = re.compile(r'width="([\d.]+)pt" height="[\d.]+pt"')
 NUMBERED = re.compile(r'(id="|href="#|url\(#)')
 
+MOST_INSIDE = 4  # curves whose names stand among them
 Curve = tuple[str, Sequence[float], Sequence[float]]
 
 
@@ -53,9 +54,9 @@ class Figures:
     def curves(self, panels: Mapping[str, Sequence[Curve]]) -> str:
         """A panel for each name, with its curves over epochs."""
         panels = {name: curves for name, curves in panels.items() if curves}
-        return self._drawn(
-            (3.4 * max(len(panels), 1), 2.5), (1, max(len(panels), 1)), lambda axes: _curves(axes, panels)
-        )
+        beside = 2.6 if max((len(curves) for curves in panels.values()), default=0) > MOST_INSIDE else 0.0
+        size = (3.4 * max(len(panels), 1) + beside, 2.5)
+        return self._drawn(size, (1, max(len(panels), 1)), lambda axes: _curves(axes, panels))
 
     def heat_map(
         self,
@@ -69,7 +70,10 @@ class Figures:
         return self._drawn(size, (1, 1), lambda axes: _heat_map(axes[0], rows, columns, cells, names))
 
     def scatter(self, panels: Mapping[str, Sequence[tuple[str, float, float]]], vertical: str) -> str:
-        """A panel for each cost: `(name, cost, value)` of each setting; those that none beats in both are joined."""
+        """A panel for each cost: `(name, cost, value)` of each setting; those that none beats in both are joined.
+
+        They have a number there, that of `front`.
+        """
         panels = {name: points for name, points in panels.items() if points}
         return self._drawn((3.4 * len(panels), 2.7), (1, len(panels)), lambda axes: _scatter(axes, panels, vertical))
 
@@ -136,7 +140,9 @@ def _curves(axes: Sequence[Any], panels: Mapping[str, Sequence[Curve]]) -> None:
         axis.set_title(name, loc="left", fontsize=9, fontweight="bold")
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        if len(curves) > 1:
+        if len(curves) > MOST_INSIDE:
+            axis.figure.legend(*axis.get_legend_handles_labels(), fontsize=7.5, loc="outside right upper")
+        elif len(curves) > 1:
             axis.legend(fontsize=7.5)
 
 
@@ -168,7 +174,13 @@ def _heat_map(
     _bare(axis)
 
 
+def front(panels: Mapping[str, Sequence[tuple[str, float, float]]]) -> list[str]:
+    """The names of those that none beats in both, in one panel or another."""
+    return list(dict.fromkeys(name for points in panels.values() for name, _, _ in _front(points)))
+
+
 def _scatter(axes: Sequence[Any], panels: Mapping[str, Sequence[tuple[str, float, float]]], vertical: str) -> None:
+    numbers = {name: str(number) for number, name in enumerate(front(panels), 1)}
     for axis, (name, points) in zip(axes, panels.items(), strict=False):
         axis.scatter(
             [cost for _, cost, _ in points],
@@ -178,10 +190,13 @@ def _scatter(axes: Sequence[Any], panels: Mapping[str, Sequence[tuple[str, float
             alpha=0.75,
             linewidths=0,
         )
-        front = _front(points)
+        joined = _front(points)
+        for one, cost, value in joined:
+            at = (3, 3)  # points to the right and above
+            axis.annotate(numbers[one], (cost, value), at, textcoords="offset points", fontsize=7.5, fontweight="bold")
         axis.plot(
-            [cost for _, cost, _ in front],
-            [value for _, _, value in front],
+            [cost for _, cost, _ in joined],
+            [value for _, _, value in joined],
             color=SERIES[1],
             linewidth=1.2,
             drawstyle="steps-post",

@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
 
-from kdrun.errors import KdrunError, brief
+from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.reports.reading import Found, Record
-from kdrun.reports.settings import Setting, differing_keys, settings_of, shown_key, shown_value, what
+from kdrun.reports.settings import (
+    Setting,
+    differing_keys,
+    measured,
+    settings_of,
+    shown_key,
+    shown_value,
+    stage_of,
+    what,
+)
 from kdrun.reports.tables import aligned, shown_difference, shown_number
 
 CONFIDENCE = 0.95
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHARES = ("accuracy", "top5", "agreement")  # of samples: for these the test split alone gives an interval
 NUMBERS = (
     *("val/accuracy", "test/accuracy", "test/top5", "test/nll", "test/ece", "test/agreement", "test/kl"),
@@ -47,7 +57,8 @@ def differences(reference: Setting, other: Setting) -> list[Difference]:
     found = []
     for key in NUMBERS:
         pairs = [(ours[seed], theirs[seed]) for seed in seeds]
-        pairs = [(one, two) for one, two in pairs if key in one.summary and key in two.summary]
+        known = [(one, two) for one, two in pairs if key in one.summary and key in two.summary]
+        pairs = list({(measured(one, key), measured(two, key)): (one, two) for one, two in known}.values())
         if pairs:
             found.append(_difference(key, pairs))
     return found
@@ -86,11 +97,14 @@ def compared(found: Found) -> str:
     settings = settings_of(found)
     if len(settings) < 2:
         raise KdrunError(_too_few(found, len(settings)))
+    if len(settings) > len(LETTERS):
+        told = f"{len(settings)} settings are more than a comparison can show, which is {len(LETTERS)}"
+        raise UsageError(f"{told}; `kdrun report` has a table of all, `kdrun list runs key=value` finds fewer")
     reference, others = settings[0], settings[1:]
-    lines = [f"{letter}: {_titled(one)}" for letter, one in zip(_letters(), settings, strict=False)]
+    lines = [f"{letter}: {_titled(one)}" for letter, one in zip(LETTERS, settings, strict=False)]
     lines += ["", *_configs(settings)]
-    for letter, other in zip(_letters()[1:], others, strict=False):
-        lines += ["", f"{letter} - A, paired by seed:", *_numbers(reference, other)]
+    for letter, other in zip(LETTERS[1:], others, strict=False):
+        lines += ["", f"{letter} - A, paired by seed; shares in points:", *_numbers(reference, other, letter)]
     return "\n".join([*lines, *_warnings(settings)])
 
 
@@ -98,10 +112,6 @@ def _too_few(found: Found, settings: int) -> str:
     states = ", ".join(sorted({run.status for run in found.runs})) or "unreadable"
     told = f"there is nothing to compare: {len(found.runs)} runs ({states}) make {settings} settings with test numbers"
     return f"{told}; runs that differ in their seed alone are one setting"
-
-
-def _letters() -> str:
-    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _titled(one: Setting) -> str:
@@ -113,24 +123,24 @@ def _titled(one: Setting) -> str:
 def _configs(settings: Sequence[Setting]) -> list[str]:
     firsts = [one.first for one in settings]
     rows = [
-        [shown_key(key), *(shown_value(what(run).get(key)) for run in firsts)]
+        [shown_key(key, stage_of(firsts)), *(shown_value(what(run).get(key)) for run in firsts)]
         for key in differing_keys(firsts)
         if key != "stage" or len({run.stage for run in firsts}) > 1
     ]
     if not rows:
         return ["their configs do not differ, apart from places; their data does"]
-    return aligned([["config", *_letters()[: len(settings)]], *rows])
+    return aligned([["config", *LETTERS[: len(settings)]], *rows])
 
 
-def _numbers(reference: Setting, other: Setting) -> list[str]:
+def _numbers(reference: Setting, other: Setting, letter: str) -> list[str]:
     found = differences(reference, other)
     if not found:
         return ["no seed and number that both have"]
-    rows = [["", "A", "other", "difference", f"{CONFIDENCE:.0%} interval", "over", ""]]
+    rows = [["", "A", letter, "difference", f"{CONFIDENCE:.0%} interval", "over", ""]]
     for one in found:
         spreads = (reference.spread(one.key), other.spread(one.key))
         means = [shown_number(one.key, spread.mean) if spread else "" for spread in spreads]
-        interval = "" if one.low is None or one.high is None else _interval(one)
+        interval = "" if one.low is None or one.high is None or one.low == one.high else _interval(one)
         over = f"{one.pairs} seeds" if one.over == "seeds" else one.over
         rows.append([one.key, *means, shown_difference(one.key, one.mean), interval, over, "*" if one.is_clear else ""])
     return [*aligned(rows), "*: the interval leaves zero out"] if any(one.is_clear for one in found) else aligned(rows)

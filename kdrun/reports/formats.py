@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from typing import Any
 
 from kdrun import __version__
 from kdrun.reports.board import COLUMNS, Board, lineage
 from kdrun.reports.reading import Record, text
-from kdrun.reports.settings import differing_keys, shown_key, what
+from kdrun.reports.settings import differing_keys, shown_key, stage_of, what
 
 FACTS = ("run", "status", "stage", "data", "seed", "fingerprint", "started")
 RISKY = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula
@@ -27,8 +28,12 @@ def as_markdown(board: Board, title: str) -> str:
         lines.append(f"| {' | '.join(_cell(one) for one in shown)} |")
     lines += [
         "",
-        "Mean ± sd over n seeds; rows by validation accuracy; the test split was read once, after the choice.",
+        "Mean ± sd over n seeds; a number of another n says so; rows by validation accuracy; "
+        "the test split was read once, after the choice.",
     ]
+    if board.differences:
+        lines += ["", "| key that differs | values |", "|---|---|"]
+        lines += [f"| {_cell(key)} | {_cell(values)} |" for key, values in board.differences]
     if board.failures:
         lines += ["", "Without a result:", ""]
         lines += [f"- {_cell(status)}: {_cell(what)}: {_cell(why)}" for status, what, why in board.failures]
@@ -42,7 +47,7 @@ def as_csv(board: Board) -> str:
     numbers = sorted({key for run in runs for key in run.summary})
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([_harmless(one) for one in (*FACTS, *(shown_key(key) for key in keys), *numbers)])
+    writer.writerow([_harmless(one) for one in (*FACTS, *(shown_key(key, stage_of(runs)) for key in keys), *numbers)])
     for run in runs:
         own = what(run)
         values = [json.dumps(own[key]) if isinstance(own.get(key), dict | list) else own.get(key) for key in keys]
@@ -57,11 +62,21 @@ def as_json(board: Board, title: str) -> str:
         "kdrun": __version__,
         "title": title,
         "best": board.best,
+        "differences": dict(board.differences),
         "settings": [_setting(row) for row in board.rows],
         "runs": [_run(run) for run in board.found.runs],
         "failed": [{"status": status, "what": what, "why": why} for status, what, why in board.failures],
     }
-    return json.dumps(content, indent=2, default=str, allow_nan=False) + "\n"
+    return json.dumps(_plain(content), indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """With text as keys, and nothing in place of a number that is none: JSON knows no nan."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _setting(row: Any) -> dict[str, Any]:
@@ -88,6 +103,10 @@ def _run(run: Record) -> dict[str, Any]:
         "reason": run.info.get("reason"),
         "lineage": dict(lineage(run)),
         "summary": dict(run.summary),
+        "config": run.config,
+        "history": run.history(),
+        "confusion": run.document("confusion"),
+        "calibration": run.document("details").get("calibration"),
     }
 
 

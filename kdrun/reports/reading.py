@@ -12,12 +12,13 @@ from typing import Any
 
 from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.records.foreign import read_json, read_text, read_yaml
-from kdrun.records.manifest import DONE, read_jobs
+from kdrun.records.manifest import DONE, read_jobs, seed_of, without_seed
 from kdrun.records.run import read_info, status
 from kdrun.words import by_key
 
 MOST_RUNS = 5000
 MOST_OF_A_HISTORY = 20_000_000  # bytes
+MOST_OF_A_PATH = 4096  # characters
 BROKEN = (KdrunError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -80,6 +81,7 @@ class Found:
     runs: list[Record] = field(default_factory=list)
     jobs: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    absent: dict[Path, set[str]] = field(default_factory=dict)  # seeds of jobs without a run, by a run of their setting
 
     @property
     def completed(self) -> list[Record]:
@@ -125,9 +127,10 @@ def _run_directories(places: Iterable[Path], found: Found) -> Iterator[Path]:
         elif (place / "manifest.jsonl").exists():
             yield from _of_a_sweep(place, found)
         else:
-            yield from sorted(
-                {file.parent for depth in ("*", "*/*", "*/*/*") for file in place.glob(f"{depth}/run.json")}
-            )
+            depths = ("*", "*/*", "*/*/*")
+            yield from sorted({file.parent for depth in depths for file in place.glob(f"{depth}/run.json")})
+            for sweep in sorted({file.parent for depth in depths for file in place.glob(f"{depth}/manifest.jsonl")}):
+                yield from _of_a_sweep(sweep, found)
 
 
 def _of_a_sweep(folder: Path, found: Found) -> Iterator[Path]:
@@ -137,14 +140,28 @@ def _of_a_sweep(folder: Path, found: Found) -> Iterator[Path]:
     except KdrunError as error:
         found.unreadable.append(brief(error, 300))
         return
-    for job in jobs:
-        run = Path(text(job.get("run"))) if job.get("run") else None
-        beside = None if run is None else folder.parents[1] / Path(*run.parts[-2:])
-        there = next((path for path in (run, beside) if path is not None and (path / "run.json").exists()), None)
-        if there is not None:
-            yield there
+    runs = [_run_of(job, folder) for job in jobs]
+    there: dict[str, Path] = {}
+    for job, run in zip(jobs, runs, strict=True):
+        if run is not None:
+            there.setdefault(without_seed(str(job["setting"])), run)
+            yield run
         if job["status"] not in DONE:
             found.jobs.append(job)
+        elif run is None:
+            found.jobs.append({**job, "status": "missing", "reason": "it was done, and its run is no longer there"})
+    for job, run in zip(jobs, runs, strict=True):
+        beside = there.get(without_seed(str(job["setting"])))
+        if run is None and beside is not None:
+            found.absent.setdefault(beside.resolve(), set()).add(seed_of(str(job["setting"])))
+
+
+def _run_of(job: Mapping[str, Any], folder: Path) -> Path | None:
+    if not job.get("run"):
+        return None
+    run = Path(text(job["run"], MOST_OF_A_PATH))
+    beside = folder.absolute().parents[1] / Path(*run.parts[-2:])
+    return next((path for path in (run, beside) if (path / "run.json").exists()), None)
 
 
 # ---------------------------------------------------------------------------------------------- values, of any kind

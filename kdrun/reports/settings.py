@@ -12,7 +12,10 @@ from kdrun.records.manifest import of_the_job
 from kdrun.reports.reading import Found, Record, mapping, text
 
 NOTHING = "–"
+ROLES = ("teacher", "alone")  # other trainings that a distillation's summary has numbers of
+TIMES = ("_seconds", "_per_second")  # are of each run, whatever was measured
 BEFORE_WORDS = "kind"  # of a node: `teacher.kind=mlp` is written `teacher=mlp`
+MODELS = (f"teacher.{BEFORE_WORDS}", f"model.{BEFORE_WORDS}")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Setting:
 
     words: dict[str, str]
     runs: list[Record]  # completed
-    missing: int  # begun, and not completed
+    missing: int  # seeds that were begun or planned, and not completed
 
     @property
     def name(self) -> str:
@@ -44,8 +47,8 @@ class Setting:
         return self.runs[0]
 
     def spread(self, key: str) -> Spread | None:
-        """Of a number of the summaries; None where no run has it."""
-        return spread(run.summary[key] for run in self.runs if key in run.summary)
+        """Of a number of the summaries; None where no run has it. Runs with one teacher have one number of it."""
+        return spread({measured(run, key): run.summary[key] for run in self.runs if key in run.summary}.values())
 
     @property
     def samples(self) -> int | None:
@@ -53,6 +56,17 @@ class Setting:
         counts = {run.summary.get("test/samples") for run in self.runs}
         (count,) = counts if len(counts) == 1 else (None,)
         return None if count is None else int(count)
+
+
+def measured(run: Record, key: str) -> str:
+    """Which training a number of a run's summary is of: its own, or that of its teacher or baseline."""
+    role = key.partition("/")[0]
+    if role not in ROLES or key.endswith(TIMES):
+        return str(run.path)
+    parents = run.info.get("parents")
+    own = [one for one in parents if mapping(one).get("role") == role] if isinstance(parents, list) else []
+    names = [text(own[0].get(name)) for name in ("fingerprint", "run", "checkpoint")] if own else []
+    return next(filter(None, names), str(run.path))
 
 
 def spread(values: Iterable[float]) -> Spread | None:
@@ -71,18 +85,27 @@ def settings_of(found: Found) -> list[Setting]:
     grouped: dict[str, list[Record]] = {}
     for run in found.runs:
         grouped.setdefault(identity(run), []).append(run)
-    measured = [runs for runs in grouped.values() if any(_is_measured(run) for run in runs)]
+    complete = [runs for runs in grouped.values() if any(_is_measured(run) for run in runs)]
     told: dict[tuple[str, str], list[list[Record]]] = {}
-    for runs in measured:
+    for runs in complete:
         told.setdefault((runs[0].stage, runs[0].data), []).append(runs)
     keys = {group: differing_keys([runs[0] for runs in several]) for group, several in told.items()}
-    return [_setting(runs, keys[runs[0].stage, runs[0].data]) for runs in measured]
+    return [_setting(runs, keys[runs[0].stage, runs[0].data], found) for runs in complete]
 
 
-def _setting(runs: Sequence[Record], keys: Sequence[str]) -> Setting:
+def _setting(runs: Sequence[Record], keys: Sequence[str], found: Found) -> Setting:
     own = [run for run in runs if _is_measured(run)]
     flat = what(own[0])
-    return Setting({shown_key(key): shown_value(flat.get(key)) for key in keys}, own, len(_seeds(runs) - _seeds(own)))
+    absent = set().union(*(found.absent.get(run.path.resolve(), set()) for run in runs))
+    missing = (_seeds(runs) | absent) - _seeds(own)
+    words = {shown_key(key, own[0].stage): _shown(own[0], key, flat) for key in keys}
+    return Setting(words, own, len(missing))
+
+
+def _shown(run: Record, key: str, flat: Mapping[str, Any]) -> str:
+    """A value of the config; of a model with its depth, as in the name of a run's directory."""
+    node = mapping(run.config.get(key.removesuffix(f".{BEFORE_WORDS}")))
+    return _named(node) if key in MODELS and node else shown_value(flat.get(key))
 
 
 def models(run: Record) -> str:
@@ -111,9 +134,17 @@ def differing_keys(runs: Sequence[Record]) -> list[str]:
     return [key for key in differ if not any(_follows(key, kind, flats) for kind in kinds)]
 
 
-def shown_key(key: str) -> str:
-    """`teacher.kind` as it is typed: `teacher`; `model` is the student in a distillation's saved config."""
-    return key.removesuffix(f".{BEFORE_WORDS}")
+def shown_key(key: str, stage: str) -> str:
+    """`teacher.kind` as it is typed: `teacher`; and `model`, of a distillation's saved config: `student`."""
+    key = key.removesuffix(f".{BEFORE_WORDS}")
+    own = key == "model" or key.startswith("model.")
+    return f"student{key.removeprefix('model')}" if own and stage == "distill" else key
+
+
+def stage_of(runs: Sequence[Record]) -> str:
+    """The stage that all of them are of; empty where they are of several."""
+    stages = {run.stage for run in runs}
+    return stages.pop() if len(stages) == 1 else ""
 
 
 def shortened(keys: Sequence[str]) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdrun.errors import KdrunError, brief
 from kdrun.records.files import read_json
-from kdrun.records.manifest import DONE, read_jobs
+from kdrun.records.manifest import DONE, read_jobs, without_seed
 from kdrun.reports.settings import Spread, spread
 from kdrun.reports.tables import aligned, shown_spread
 
@@ -28,16 +28,26 @@ class Setting:
     def spread(self, key: str) -> Spread | None:
         return spread(one[key] for one in self.summaries if isinstance(one.get(key), int | float))
 
+    @property
+    def samples(self) -> int | None:
+        """Of the test split; None where jobs differ in it, or do not say."""
+        counts = {one.get("test/samples") for one in self.summaries}
+        return counts.pop() if len(counts) == 1 else None
+
 
 def settings(folder: Path) -> list[Setting]:
     """The settings of a sweep in the order of its jobs. Raises `KdrunError` when there is no such sweep."""
     jobs = read_jobs(folder)
     if not jobs:
         raise KdrunError(f"{folder} has no manifest.jsonl with jobs in it")
+    return settings_of(jobs)
+
+
+def settings_of(jobs: Iterable[dict[str, Any]]) -> list[Setting]:
+    """Jobs that differ in nothing but their seed, taken together."""
     grouped: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for job in jobs:
-        words = " ".join(word for word in str(job["setting"]).split() if not word.startswith("seed="))
-        grouped[words].append(job)
+        grouped[without_seed(str(job["setting"]))].append(job)
     return [
         Setting(words or "as given", len(own), [_summary(job) for job in own if _is_done(job)])
         for words, own in grouped.items()
@@ -51,18 +61,25 @@ def results(folder: Path) -> str:
     for one in found:
         cells = [shown_spread(key, one.spread(key)) for key in COLUMNS.values()]
         rows.append([brief(one.words), str(len(one.summaries)), str(one.jobs - len(one.summaries) or ""), *cells])
-    return "\n".join([*aligned(rows), "", *_failures(folder), _best(found), f"sweep: {folder}"])
+    return "\n".join([*aligned(rows), "", *_failures(folder), best(found), f"sweep: {folder}"])
 
 
-def _best(found: Sequence[Setting]) -> str:
+def best(found: Sequence[Setting]) -> str:
+    """The best on validation in a sentence, with its test number, how many seeds, and what may change it."""
     means = {at: one.mean for at, setting in enumerate(found) if (one := setting.spread("val/accuracy")) is not None}
     if not means:
         return "no setting is called best: there is no validation split to choose by"
-    best = found[max(means, key=means.__getitem__)]
+    first = found[max(means, key=means.__getitem__)]
+    equals = list(means.values()).count(max(means.values()))
+    tied = f", the first of {equals} equals" if equals > 1 else ""
     missing = sum(one.jobs - len(one.summaries) for one in found)
-    warning = f" ({missing} jobs are missing, which may change this)" if missing else ""
-    told = [f"{name} {shown_spread(key, best.spread(key))}" for name, key in COLUMNS.items() if name != "gain"]
-    return f"best on validation{warning}: {brief(best.words)}: {', '.join(told)}, n = {len(best.summaries)}"
+    jobs = "1 job is" if missing == 1 else f"{missing} jobs are"
+    warning = f" ({jobs} missing, which may change this)" if missing else ""
+    told = [f"{name} {shown_spread(key, first.spread(key))}" for name, key in COLUMNS.items() if name != "gain"]
+    seeds = f"{len(first.summaries)} seed{'s' if len(first.summaries) > 1 else ''}"
+    samples = "unequal numbers of" if first.samples is None else f"{first.samples:,}"
+    numbers = f"{', '.join(told)} (n = {seeds}, {samples} test samples)"
+    return f"best on validation{tied}{warning}: {brief(first.words)}: {numbers}"
 
 
 def _failures(folder: Path) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from kdrun.reports.settings import Spread
 
-PERCENT = ("accuracy", "agreement", "generalisation_gap", "gain", "top5", "precision", "recall", "f1")
+PERCENT = ("accuracy", "agreement", "generalisation_gap", "top5", "precision", "recall", "f1")
+GAIN = "gain"  # a difference of two shares: points, not percent
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -14,6 +15,8 @@ def shown_number(key: str, value: float | None) -> str:
     """A number of a summary with its unit; nothing for None."""
     if value is None:
         return ""
+    if key == GAIN:
+        return f"{100 * value:+.2f} points"
     if key.endswith(PERCENT):
         return f"{100 * value:.2f} %"
     if key.endswith("gap_closed"):
@@ -31,7 +34,7 @@ def shown_number(key: str, value: float | None) -> str:
 
 def shown_difference(key: str, value: float) -> str:
     """The same for a difference, with its sign; of shares in points."""
-    if key.endswith(PERCENT):
+    if key.endswith((*PERCENT, GAIN)):
         return f"{100 * value:+.2f}"
     return f"{'+' if value >= 0 else '-'}{shown_number(key, abs(value))}"
 
@@ -42,6 +45,8 @@ def shown_spread(key: str, value: Spread | None) -> str:
         return ""
     if value.sd is None:
         return shown_number(key, value.mean)
+    if key == GAIN:
+        return f"{100 * value.mean:+.2f} ± {100 * value.sd:.2f} points"
     if key.endswith(PERCENT):
         return f"{100 * value.mean:.2f} ± {100 * value.sd:.2f} %"
     return f"{shown_number(key, value.mean)} ± {shown_number(key, value.sd)}"

@@ -185,7 +185,7 @@ def _work(connection: Any, task: Task, environment: dict[str, str]) -> None:
         if task.debug:
             raise
         answer = {"status": "failed", "reason": in_one_line(error)}
-    print(f"{answer['status']}: {answer.get('reason', '')}")
+    print(": ".join([answer["status"], *([answer["reason"]] if answer.get("reason") else [])]))
     connection.send(answer)
 
 

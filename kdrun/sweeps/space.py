@@ -72,7 +72,13 @@ def check(search: Search, words: Sequence[str], folders: Sequence[Path]) -> None
         raise UsageError(f"{fixed[0]}: search={search.name} looks for it; leave it out, or choose another search")
     for number in range(max(map(len, ends.values()))):
         values = {key: several[min(number, len(several) - 1)] for key, several in ends.items()}
-        stage_config("distill", [*words, *overrides(values)], folders)
+        config = stage_config("distill", [*words, *overrides(values)], folders)
+    if config["dataset"]["validation"] == 0:
+        raise UsageError(
+            "dataset.validation=0: a search chooses by the validation split; leave a share of the data to it"
+        )
+    if config["sweep"]["jobs"] > 1:
+        raise UsageError("sweep.jobs: the trials of a search are carried out one after the other; leave it out")
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:

@@ -12,12 +12,12 @@ from typing import Any
 from kdrun.config import jobs_of, stage_config, swept_keys
 from kdrun.errors import KdrunError
 from kdrun.launchers import Engine, Launcher
-from kdrun.progress import SweepTable
 from kdrun.records.manifest import DONE, Manifest, job_key
 from kdrun.redact import redacted
 from kdrun.sweeps import children, remote
 from kdrun.sweeps.children import Task
 from kdrun.sweeps.shared import needs
+from kdrun.sweeps.table import SweepTable
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def carry_out(sweep: Sweep) -> int:
         tasks = _to_do(sweep, jobs, manifest, table, engine)
         for task, outcome in _carried_out(sweep, tasks, engine, table):
             manifest.note(task.key, **outcome)
-            table.update(task.key, manifest.jobs[task.key])
+            table.update(task.key, manifest.jobs[task.key], task.log)
         undone = [job for key in table.jobs if (job := manifest.jobs[key])["status"] not in DONE]
     return max((int(job.get("code", 1)) for job in undone), default=0)
 
@@ -60,7 +60,7 @@ def _carried_out(
         for wave in needs(tasks):
             made = {need.task.key: need for need in wave}
             for task, outcome in remote.carried_out([need.task for need in wave], engine, sweep.folder):
-                table.tell(f"{task.need} for {len(made[task.key].jobs)} jobs", outcome)
+                table.tell(f"{task.need} for {len(made[task.key].jobs)} jobs", outcome, task.log)
                 if outcome["status"] == "failed":
                     why = f"its {task.need} failed: {outcome['reason']}"
                     hopeless |= dict.fromkeys(made[task.key].jobs, why)

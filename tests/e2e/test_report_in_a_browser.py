@@ -16,6 +16,15 @@ from kdrun.reports.reading import read_runs
 from tests.unit.test_reports import grid, hostile
 
 pytestmark = pytest.mark.browser
+FILTERS = {  # what is typed, and the settings that stay, by alpha
+    "loss.alpha=0.90": ["0.9 best on validation"],
+    "alpha=0": [],
+    "alpha!=0.9": ["0.1"],
+    "test/accuracy>0.93": ["0.9 best on validation"],
+    "optimizer.lr=0.1 teacher=mlp n>=2 best=no": ["0.1"],
+    "0.9 digits": ["0.9 best on validation"],
+    "teacher>0": [],
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -75,6 +84,15 @@ def test_the_leaderboard_is_sorted_and_filtered_and_its_links_lead_somewhere(bro
     box.send_keys("loss.alpha=0.9")
     assert column(browser, test_accuracy) == ["94.50 ± 0.71 %"]
     assert browser.find_element("css selector", "#shown").text == "1 of 2 settings"
+    for words, kept in FILTERS.items():
+        box.clear()
+        box.send_keys(words)
+        assert column(browser, 0) == [f"alpha={alpha}" for alpha in kept], words
+    box.clear()
+    box.send_keys("los.alpha=0.9")
+    assert browser.find_element("css selector", "#shown").text == "0 of 2 settings; none has a key los.alpha"
+    box.clear()
+    box.send_keys("loss.alpha=0.9")
     browser.find_element("css selector", "#leaderboard tbody tr:not([hidden]) a").click()
     assert browser.current_url.endswith("#run-1")
     assert browser.find_element("css selector", "#run-1").get_attribute("open") is not None

@@ -144,7 +144,7 @@ def test_a_sweep_shares_its_teacher_and_tells_the_worst_code(kdrun: Command) -> 
     assert swept.code == 2
     assert swept.out.count("completed: loss.alpha=") == 2
     assert "loss.alpha=2.0: must be between 0.0 and 1.0" in swept.out
-    assert "best on validation (1 jobs are missing, which may change this): loss.alpha=" in swept.out
+    assert "best on validation (1 job is missing, which may change this): loss.alpha=" in swept.out
     assert len(list(Path("outputs/distill").iterdir())) == 2
     assert len(list(Path("outputs/train").iterdir())) == 2, "one teacher and one baseline"
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,9 @@ def test_jobs_that_fail_in_any_way_do_not_stop_the_others(here: Path, kdrun: Com
     once_more = kdrun("distill", *words, *more, "baseline=false", "loss=terrible", f"loss.terms.terrible.way={ways}")
     assert once_more.code == 1, "failed jobs are not tried again unasked"
     assert once_more.out.count("before: failed") == 4
+    (sweep_folder,) = (here / "outputs" / "sweeps").iterdir()
+    gone_on_with = kdrun("resume", "--plugin", "mine", "--config-dir", "options", str(sweep_folder))
+    assert (gone_on_with.code, gone_on_with.out.count("before: failed")) == (1, 4), gone_on_with.err
     retried = ["loss=terrible", "loss.terms.terrible.way=works,dies", "sweep.retry_failed=true"]
     assert "running: loss.terms.terrible.way=dies" in kdrun("distill", *words, *more, "baseline=false", *retried).out
 
@@ -199,19 +203,6 @@ def test_a_sweep_that_was_cut_off_goes_on_by_its_folder(here: Path, kdrun: Comma
 
 
 @pytest.mark.slow
-def test_a_sweep_with_configs_of_ones_own_goes_on_with_the_same_option(here: Path, kdrun: Command) -> None:
-    """The folder is typed again: that of a sweep from somebody else could name any."""
-    (here / "my_conf" / "model").mkdir(parents=True)
-    shutil.copy(ROOT / "conf" / "model" / "cnn_tiny.yaml", here / "my_conf" / "model" / "own.yaml")
-    words = [word.replace("cnn_tiny", "own") for word in TRAIN]
-    assert kdrun(*words, "seed=0", "--config-dir", "my_conf").code == 0
-    sweep = next((here / "outputs" / "sweeps").iterdir())
-    refused = kdrun("resume", str(sweep))
-    assert (refused.code, "own" in refused.err) == (2, True)
-    assert kdrun("resume", str(sweep), "--config-dir", "my_conf").code == 0
-    assert statuses(here) == ["completed"]
-
-
 def test_a_child_does_not_outlive_its_sweep(here: Path, started: list[subprocess.Popen[str]]) -> None:
     process = slow_sweep(here, started)
     run = next((here / "outputs" / "distill").iterdir())
@@ -251,13 +242,15 @@ def test_nothing_is_called_best_without_a_validation_split(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_second_job_starts_within_half_a_second(here: Path, kdrun: Command) -> None:
-    """Not a benchmark: a new interpreter that imports torch takes several times as long."""
-    kdrun(*TRAIN, "seed=0,1,2")
-    begun = [json.loads((Path(here) / job["run"] / "run.json").read_text())["started"] for job in jobs(here)]
-    ended = [json.loads((Path(here) / job["run"] / "run.json").read_text())["finished"] for job in jobs(here)]
-    assert len(begun) == len(ended) == 3
-    stamps = [time.mktime(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) for text in (ended[0], begun[2])]
-    assert stamps[1] - stamps[0] <= 4
+    """The best of five, since a machine may be busy: a new interpreter that imports torch takes several seconds."""
+    assert kdrun(*TRAIN, "seed=0,1,2,3,4,5").code == 0
+    runs = [here / job["run"] for job in jobs(here)]
+    ended = [(run / "run.json").stat().st_mtime for run in runs]
+    said = [(run / "log.txt").read_text()[:23] for run in runs]  # when the run began: after reading its data
+    begun = [datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f").timestamp() for text in said]
+    waits = [start - end for end, start in zip(ended, begun[1:], strict=False)]
+    assert len(waits) == 5
+    assert 0 < min(waits) <= 0.5, waits
 
 
 def finished(folder: Path) -> dict[Path, bytes]:

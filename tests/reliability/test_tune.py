@@ -93,6 +93,8 @@ def test_a_hopeless_trial_is_cut_off(kdrun: Command, tmp_path: Path) -> None:
         (["search=kdd"], "did you mean kd?"),
         (["trials=0"], "trials=0: must be a whole number"),
         (["loss.alpha=0.5"], "search=kd looks for it"),
+        (["dataset.validation=0"], "a search chooses by the validation split"),
+        (["sweep.jobs=2"], "one after the other; leave it out"),
         (["loss=dkd"], "loss.alpha: this loss is no convex mix"),
         (["optimizer.lrr=1"], "did you mean optimizer.lr?"),
         (["--frob"], "usage: kdrun tune"),

@@ -17,7 +17,7 @@ import pytest
 
 from kdrun.errors import UsageError
 from kdrun.reports import comparison, filters, settings
-from kdrun.reports.board import board
+from kdrun.reports.board import COLUMNS, board
 from kdrun.reports.comparison import compared, differences
 from kdrun.reports.filters import chosen, conditions, flat_lines
 from kdrun.reports.formats import as_csv, as_json, as_markdown
@@ -50,6 +50,36 @@ def test_runs_that_differ_in_their_seed_alone_are_one_setting(tmp_path: Path) ->
     spread = found[0].spread("test/accuracy")
     assert spread is not None
     assert (spread.mean, spread.sd, spread.n) == (pytest.approx(0.91), pytest.approx(stdev([0.90, 0.92])), 2)
+
+
+def two_seeds(folder: Path, teachers: tuple[str, str]) -> Path:
+    for seed, teacher in enumerate(teachers):
+        numbers = {**summary(0.9 + seed / 100), "teacher/latency_p50_seconds": 1e-3}
+        parents = [{"role": "teacher", "run": teacher, "fingerprint": teacher}]
+        synthetic_run(folder, f"{teacher}_{seed}", numbers=numbers, seed=seed, info={"parents": parents})
+    return folder
+
+
+def test_one_teacher_of_two_seeds_is_one_number(tmp_path: Path) -> None:
+    (shared,) = settings_of(read_runs([two_seeds(tmp_path / "one", ("t", "t"))]))
+    assert shared.spread("teacher/test/accuracy") == settings.Spread(0.97, None, 1)
+    assert getattr(shared.spread("test/accuracy"), "n", 0) == 2
+    assert getattr(shared.spread("teacher/latency_p50_seconds"), "n", 0) == 2, "measured in each run"
+    (own,) = settings_of(read_runs([two_seeds(tmp_path / "two", ("t", "u"))]))
+    assert own.spread("teacher/test/accuracy") == settings.Spread(0.97, 0.0, 2)
+
+
+def test_a_teacher_counted_once_for_each_seed_is_noticed(tmp_path: Path) -> None:
+    wrong = mutated(settings, "role not in ROLES", "role in ROLES")
+    (shared,) = wrong.settings_of(read_runs([two_seeds(tmp_path, ("t", "t"))]))
+    assert shared.spread("teacher/test/accuracy").n == 2
+
+
+def test_two_teachers_are_one_pair_whatever_the_seeds(tmp_path: Path) -> None:
+    one, two = settings_of(read_runs([grid(tmp_path)]))
+    found = {difference.key: difference for difference in differences(one, two)}
+    assert (found["teacher/test/accuracy"].pairs, found["teacher/test/accuracy"].low) == (1, None)
+    assert found["test/accuracy"].pairs == 2
 
 
 def test_places_make_no_difference_and_other_data_does(tmp_path: Path) -> None:
@@ -92,6 +122,77 @@ def test_a_number_without_its_samples_is_not_told(tmp_path: Path) -> None:
     assert board(read_runs([tmp_path])).rows == []
 
 
+def sweep_of(folder: Path) -> Path:
+    """Jobs of two settings: one with two seeds done, one failed before it had a run and one whose run is gone; the
+    other failed with its run."""
+    runs = folder / "distill"
+    done = [synthetic_run(runs, f"s{seed}", alpha=0.1, seed=seed) for seed in (0, 1)]
+    bad = synthetic_run(runs, "bad", alpha=0.9, seed=0, info={"status": "failed", "reason": "ValueError: a bug"})
+    jobs = [(0.1, 0, "completed", done[0]), (0.1, 1, "reused", done[1]), (0.1, 2, "failed", None)]
+    jobs += [(0.1, 3, "completed", runs / "gone"), (0.9, 0, "failed", bad)]
+    lines = [
+        {"job": f"{alpha}{seed}", "overrides": [], "setting": f"loss.alpha={alpha} seed={seed}", "status": status}
+        | {"run": run and f"elsewhere/distill/{run.name}", "reason": None if run else "killed by SIGKILL"}
+        for alpha, seed, status, run in jobs
+    ]
+    sweep = folder / "sweeps" / "x"
+    sweep.mkdir(parents=True)
+    (sweep / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.mark.parametrize("place", ["", "sweeps", "sweeps/x"])
+def test_a_sweep_is_found_in_a_folder_with_what_failed_and_what_is_missing(place: str, tmp_path: Path) -> None:
+    told = board(read_runs([sweep_of(tmp_path / "outputs") / place]))
+    assert [(len(row.setting.runs), row.setting.missing) for row in told.rows] == [(2, 2)]
+    assert sorted((status, why) for status, _, why in told.failures) == [
+        ("failed", "ValueError: a bug"),
+        ("failed", "killed by SIGKILL"),
+        ("missing", "it was done, and its run is no longer there"),
+    ]
+    assert "2 of whose seeds are missing" in told.best[0]
+
+
+def test_jobs_without_a_run_that_nobody_counts_are_noticed(tmp_path: Path) -> None:
+    wrong = mutated(settings, "(_seeds(runs) | absent)", "_seeds(runs)")
+    assert [one.missing for one in wrong.settings_of(read_runs([sweep_of(tmp_path / "outputs")]))] == [0]
+
+
+def test_equals_are_told(tmp_path: Path) -> None:
+    for alpha in (0.1, 0.9):
+        synthetic_run(tmp_path, f"r{alpha}", 0.93, alpha=alpha)
+    assert (
+        "best on validation, of 2 settings, the first of 2 equals: alpha=0.1:" in board(read_runs([tmp_path])).best[0]
+    )
+
+
+def test_a_student_is_named_as_it_is_typed_and_with_its_depth(tmp_path: Path) -> None:
+    for number, node in enumerate(({"kind": "cnn"}, {"kind": "cifar_resnet", "depth": 8})):
+        synthetic_run(tmp_path, str(number), model=node)
+    assert [one.name for one in settings_of(read_runs([tmp_path]))] == ["student=cnn", "student=cifar_resnet-8"]
+
+
+def test_settings_on_the_line_of_cost_are_named(tmp_path: Path) -> None:
+    """Of three the middle one costs more than the first, and is worse."""
+    for number, (accuracy, cost) in enumerate(((0.90, 100), (0.85, 500), (0.95, 900))):
+        numbers = {**summary(accuracy), "student/parameters": cost, "student/flops": cost}
+        synthetic_run(tmp_path, str(number), alpha=number / 10, numbers=numbers)
+    assert "On a line: 1: alpha=0.0; 2: alpha=0.2<" in page(board(read_runs([tmp_path])), "x")
+
+
+def test_a_gain_is_told_in_points_and_another_n_is_told(tmp_path: Path) -> None:
+    cells = dict(
+        zip(
+            [name for name, _ in COLUMNS],
+            board(read_runs([two_seeds(tmp_path, ("t", "t"))])).rows[0].cells,
+            strict=True,
+        )
+    )
+    assert cells["gain"][0] == "+0.50 ± 0.71 points"
+    assert cells["teacher"][0] == "97.00 % (n = 1)"
+    assert cells["test accuracy"][0] == "90.50 ± 0.71 %"
+
+
 # ----------------------------------------------------------------------------------------------------- comparison
 
 
@@ -126,6 +227,14 @@ def test_one_pair_has_an_interval_over_test_samples_and_says_so(tmp_path: Path) 
     assert "loss.alpha  0.1  0.9" in told
     assert "n = 1: how much a setting varies from seed to seed is not known" in told
     assert re.search(r"test/accuracy +90.00 % +96.00 % +\+6.00 +\+2.\d\d … \+9.\d\d +test samples +\*", told)
+
+
+def test_more_settings_than_letters_are_refused(tmp_path: Path) -> None:
+    for number in range(27):
+        synthetic_run(tmp_path, f"{number:02}", alpha=number / 27)
+    assert "Z - A, paired by seed" in compared(read_runs([tmp_path / f"{number:02}" for number in range(26)]))
+    with pytest.raises(UsageError, match="27 settings are more than a comparison can show, which is 26"):
+        compared(read_runs([tmp_path]))
 
 
 # -------------------------------------------------------------------------------------------------------- filters
@@ -181,13 +290,24 @@ def test_every_form_has_the_same_numbers(tmp_path: Path) -> None:
     (best,) = [one for one in content["settings"] if one["best_on_validation"]]
     assert (best["name"], best["n"], best["missing"]) == ("alpha=0.9", 2, 1)
     assert best["numbers"]["test/accuracy"]["mean"] == pytest.approx(0.945)
+    assert content["differences"] == {"loss.alpha": "0.1, 0.9"}
+    run = content["runs"][0]
+    assert (run["config"]["epochs"], len(run["history"]), run["confusion"]["student"][0][0]) == (3, 6, 100)
     table = as_markdown(told, "grid")
+    assert "| loss.alpha | 0.1, 0.9 |" in table
     html = page(told, "grid")
     for text in (table, html):
         assert "94.50 ± 0.71 %" in text
         assert "ValueError: a bug" in text
         assert "which may change this" in text
     assert "1 of whose seeds are missing" in html
+
+
+def test_a_run_that_diverged_is_json_too(tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path, "a")
+    (run / "metrics.jsonl").write_text('{"epoch": 1, "split": "train", "loss": NaN}\n')
+    told = json.loads(as_json(board(read_runs([tmp_path])), "x"), parse_constant=pytest.fail)["runs"][0]
+    assert told["history"] == [{"epoch": 1, "split": "train", "loss": None}]
 
 
 def test_a_cell_is_no_formula_and_no_markup(tmp_path: Path) -> None:
@@ -251,6 +371,13 @@ def hostile(folder: Path) -> Path:
     (folder / "broken").mkdir()
     (folder / "broken" / "run.json").write_text(f'{{"{HOSTILE}')
     return folder
+
+
+def test_every_form_is_made_of_a_hostile_run(tmp_path: Path) -> None:
+    told = board(read_runs([hostile(tmp_path / "runs")]))
+    assert HOSTILE in json.dumps(json.loads(as_json(told, HOSTILE)), ensure_ascii=False).replace('\\"', '"')
+    assert "<script>" not in as_markdown(told, HOSTILE)
+    assert as_csv(told)
 
 
 def test_nothing_of_a_hostile_run_runs(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,16 +16,15 @@ from typing import Any
 
 from kdrun import __version__
 from kdrun.errors import KdrunError, brief
-from kdrun.reports.board import COLUMNS, Board, Row, lineage
+from kdrun.reports.board import COLUMNS, Board, Row, lineage, number_of
 from kdrun.reports.outcome import verdict
 from kdrun.reports.page.figures import Figure, Section, run_figures, sections
 from kdrun.reports.page.gallery import Sample, gallery
 from kdrun.reports.reading import Record
-from kdrun.reports.settings import differing_keys, shown_key, shown_value, what
+from kdrun.reports.settings import shown_key, shown_value, what
 
 HERE = Path(__file__).parent
 MOST_SHOWN = 8  # settings with figures of their own
-MOST_VALUES = 12  # of a key that differs
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def page(board: Board, title: str) -> str:
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
     made = list(sections(board, figures))
     shown = [_shown(row, number, figures) for number, row in enumerate(board.rows[:MOST_SHOWN])]
-    differences = _differences(board)
+    differences = board.differences
     return environment.get_template("report.html").render(
         board=board,
         title=brief(title, 200),
@@ -67,7 +67,7 @@ def page(board: Board, title: str) -> str:
         script=script,
         script_hash=policy_hash(str(script)),
         columns=COLUMNS,
-        words=_words,
+        facts=_facts(board.rows),
         anchors={number: one.anchor for number, one in enumerate(shown)},
         sections=made,
         shown=shown,
@@ -103,12 +103,24 @@ def _verdict(run: Record) -> list[str]:
         return []
 
 
-def _words(row: Row) -> str:
-    """What the filter looks at: everything that sets a setting apart, as `key=value`."""
-    run = row.setting.first
-    facts = {**row.setting.words, "stage": run.stage, "dataset": run.data, "n": len(row.setting.runs)}
-    facts |= {"best": "yes"} if row.best else {}
-    return " ".join(f"{key}={value}" for key, value in facts.items()).lower()
+def _facts(rows: Sequence[Row]) -> list[str]:
+    """What the filter looks at, as JSON: first what is the same in all rows, then the rest for each."""
+    known = [_facts_of(row) for row in rows]
+    common = (
+        {key: value for key, value in known[0].items() if all(one.get(key) == value for one in known)} if known else {}
+    )
+    rest = [{key: value for key, value in one.items() if key not in common} for one in known]
+    return [json.dumps(one) for one in (common, *rest)]
+
+
+def _facts_of(row: Row) -> dict[str, str]:
+    """The config by key, as it is typed, and the means of the numbers shown."""
+    run, setting = row.setting.first, row.setting
+    facts: dict[str, Any] = {shown_key(key, run.stage): shown_value(value) for key, value in what(run).items()}
+    facts |= {key: one.mean for key in (number_of(setting, key) for _, key in COLUMNS) if (one := setting.spread(key))}
+    facts |= {"stage": run.stage, "dataset": run.data, "n": len(setting.runs), "missing": setting.missing}
+    facts |= {"best": "yes" if row.best else "no"}
+    return {key.lower(): str(value).lower() for key, value in facts.items()}
 
 
 def _counted(board: Board) -> str:
@@ -126,13 +138,3 @@ def _contents(board: Board, made: Sequence[Section], shown: Sequence[Shown], dif
     yield from [("Runs", "runs")] if shown else []
     yield from [("Differences of config", "differences")] if differences else []
     yield from [("What failed", "failed")] if board.failures else []
-
-
-def _differences(board: Board) -> list[tuple[str, str]]:
-    firsts = [one.first for one in board.settings]
-    rows = []
-    for key in differing_keys(firsts):
-        values = list(dict.fromkeys(shown_value(what(run).get(key)) for run in firsts))
-        more = f", … ({len(values)} in all)" if len(values) > MOST_VALUES else ""
-        rows.append((shown_key(key), ", ".join(values[:MOST_VALUES]) + more))
-    return rows

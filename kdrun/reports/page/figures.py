@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdrun.reports.board import Board, number_of
-from kdrun.reports.charts import Curve, Figures
+from kdrun.reports.charts import Curve, Figures, front
 from kdrun.reports.reading import Record, mapping, number, text
 from kdrun.reports.settings import Setting, comparable
 
@@ -43,13 +43,14 @@ def sections(board: Board, figures: Figures) -> Iterator[Section]:
         (
             "grid",
             "Two keys against each other",
-            "Validation accuracy, mean over seeds, n in brackets: what a choice may be made by.",
+            "Validation accuracy in %, mean over seeds, n in brackets: what a choice may be made by.",
             _grids(board, figures),
         ),
         (
             "cost",
             "Accuracy against cost",
-            "Test accuracy, mean over seeds. The line joins settings that no other beats in both.",
+            "Test accuracy, mean over seeds. The line joins settings that no other beats in both; to choose one, use "
+            "the validation accuracy of the leaderboard.",
             _costs(board, figures),
         ),
         ("curves", "Training", "Validation accuracy of one seed of each setting.", _learning(board, figures)),
@@ -181,7 +182,8 @@ def _costs(board: Board, figures: Figures) -> Iterator[Figure]:
         sizes = [len({cost for _, cost, _ in panels[name]}) for name in ("parameters", "FLOPs")]
         if max(sizes) > 1:  # of one model there is nothing to choose by its cost
             svg = figures.scatter(panels, "test accuracy (%)")
-            yield _figure(f"{stage} on {data}, {len(own)} settings", svg, broad=True)
+            numbered = "; ".join(f"{number}: {name}" for number, name in enumerate(front(panels), 1))
+            yield _figure(f"{stage} on {data}, {len(own)} settings. On a line: {numbered}", svg, broad=True)
 
 
 def _learning(board: Board, figures: Figures) -> Iterator[Figure]:
@@ -190,7 +192,7 @@ def _learning(board: Board, figures: Figures) -> Iterator[Figure]:
         curves = [one for one in curves if len(one[1]) > 1]
         if curves:
             more = f", the first {len(curves)} of the leaderboard" if len(own) > len(curves) else ""
-            yield _figure(f"{stage} on {data}{more}", figures.curves({"validation accuracy": curves}))
+            yield _figure(f"{stage} on {data}{more}", figures.curves({"validation accuracy": curves}), broad=True)
 
 
 def _names(values: Any) -> list[str]:

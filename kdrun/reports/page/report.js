@@ -19,15 +19,34 @@ for (const table of document.querySelectorAll("table.sortable")) {
 const box = document.querySelector("#filter");
 if (box) {
   const rows = [...document.querySelectorAll("#leaderboard tbody tr")];
+  const common = JSON.parse(document.querySelector("#leaderboard").dataset.facts);
+  const facts = new Map(rows.map((row) => [row, { ...common, ...JSON.parse(row.dataset.facts) }]));
   const told = document.querySelector("#shown");
+  const signs = { "=": (a, b) => a === b, "!=": (a, b) => a !== b, "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b };
+  const named = (row, name) => Object.keys(facts.get(row)).find((key) => key === name) ??
+    Object.keys(facts.get(row)).find((key) => key.endsWith(`.${name}`));
+  const holds = (row, term) => {
+    if (!term.sign) return row.textContent.toLowerCase().includes(term.text);
+    const key = named(row, term.key);
+    if (key === undefined) return term.sign === "!=";
+    const have = facts.get(row)[key];
+    const both = [have, term.value].map(Number);
+    const numbers = have !== "" && term.value !== "" && !both.some(Number.isNaN);
+    if (!numbers && term.sign.match(/[<>]/)) return false;
+    return numbers ? signs[term.sign](...both) : signs[term.sign](have, term.value);
+  };
   const show = () => {
-    const terms = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const terms = box.value.toLowerCase().split(/\s+/).filter(Boolean).map((text) => {
+      const [, key, sign, value] = text.match(/^([^=<>!]+)(>=|<=|!=|=|>|<)(.*)$/) ?? [];
+      return { text, key, sign, value };
+    });
     let count = 0;
     for (const row of rows) {
-      row.hidden = !terms.every((term) => row.dataset.words.includes(term));
+      row.hidden = !terms.every((term) => holds(row, term));
       count += !row.hidden;
     }
-    told.textContent = `${count} of ${rows.length} settings`;
+    const strange = terms.find((term) => term.sign && !rows.some((row) => named(row, term.key)));
+    told.textContent = `${count} of ${rows.length} settings${strange ? `; none has a key ${strange.key}` : ""}`;
   };
   box.addEventListener("input", show);
   show();
