@@ -160,6 +160,7 @@ def _wait_until_nobody_is_in(run: Path) -> None:
 
 def _watched(child: Child, trial: _Trial) -> tuple[dict[str, Any], int | None]:
     """Report each epoch's validation until the child ends, or is asked to because the trial is hopeless."""
+    known = _reported(trial.optuna)  # before the search was cut off
     reported, pruned_at = 0, None
     try:
         while child.process.is_alive():
@@ -168,7 +169,8 @@ def _watched(child: Child, trial: _Trial) -> tuple[dict[str, Any], int | None]:
                 continue
             for epoch, accuracy in _measured(trial.run)[reported:]:
                 reported += 1
-                trial.optuna.report(accuracy, epoch)
+                if epoch not in known:
+                    trial.optuna.report(accuracy, epoch)
                 if trial.optuna.should_prune():
                     pruned_at = epoch
                     child.process.terminate()
@@ -178,6 +180,11 @@ def _watched(child: Child, trial: _Trial) -> tuple[dict[str, Any], int | None]:
         trial.manifest.note(trial.key, **ended(child))
         raise
     return ended(child), pruned_at
+
+
+def _reported(trial: Any) -> set[int]:
+    """The epochs whose validation the study has of a trial."""
+    return set() if trial is None else set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
 
 def _measured(run: Path) -> list[tuple[int, float]]:

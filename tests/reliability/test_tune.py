@@ -73,6 +73,9 @@ def test_a_hopeless_trial_is_cut_off(kdrun: Command, tmp_path: Path) -> None:
     study = optuna.create_study(study_name="kdrun", storage=f"sqlite:///{folder / 'study.db'}", direction="maximize")
     for rate in (0.1, 0.0):
         study.enqueue_trial({"optimizer.lr": rate})
+    cut_off = study.ask()
+    assert cut_off.suggest_categorical("optimizer.lr", [0.1, 0.0]) == 0.1
+    cut_off.report(0.5, 1)  # the study has its first epoch already, which is no reason to warn
     words = ["--config-dir", "mine", "search=hopeless", "trials=2", "epochs=60", *TINY, "sweep.name=tune_mine"]
     answer = kdrun("tune", *words)
     assert (answer.code, answer.err) == (0, "")
