@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from kdrun.errors import KdrunError, UsageError
 Item = TypeVar("Item")
 WAIT = timedelta(days=1)  # as long as another run may take to train the teacher that this one waits for
 PATIENCE = 5.0  # seconds in which the others can say why they ended
+CLOSING = 10  # seconds that one which cannot go on may take to end
 LOST = "lost"  # says one that ends because another has
 GO_ON = "`kdrun resume` goes on with the run from its last saved state"
 ENDED = "kdrun/ended"  # in the launcher's store, by attempt and process: why it ended
@@ -76,9 +78,18 @@ def together(device: str) -> Iterator[None]:
             dist.init_process_group(backend, timeout=WAIT)
             _members[:] = everyone((platform.node(), os.getpid()))
             yield
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except BaseException:
+        _end_soon()
+        raise
+    dist.destroy_process_group()
+
+
+def _end_soon() -> None:
+    """See that a process that cannot go on ends, whatever holds it up. The group is left as it is: to destroy it, and
+    with nccl even to end the interpreter, waits for what was begun with a process that may be no more."""
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(CLOSING)
 
 
 # ---------------------------------------------------------------------------------------------- what they tell
@@ -161,11 +172,11 @@ def asked_to_stop() -> bool:
     import torch
     import torch.distributed as dist
 
-    signal = torch.tensor(stopping.received() or 0)
-    dist.all_reduce(signal, dist.ReduceOp.MAX)
-    if signal:
-        stopping.note(int(signal))
-    return bool(signal)  # one that comes only now is for the next time: the others do not know of it
+    request = torch.tensor(stopping.received() or 0)
+    dist.all_reduce(request, dist.ReduceOp.MAX)
+    if request:
+        stopping.note(int(request))
+    return bool(request)  # one that comes only now is for the next time: the others do not know of it
 
 
 # ------------------------------------------------------------------------------------------------- when one ends
