@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,7 @@ class Source:
             if missing:
                 self._tell(missing)
             for view in missing:
-                if not processes.told(lambda view=view: self.store.missing([view])):
+                if not processes.told(partial(self.store.missing, [view])):
                     continue  # stored meanwhile by a run that the lock does not keep out
                 batches = self.loader.ascending(view, BATCH)
                 total = -(-len(self.index) // (BATCH * processes.count()))

@@ -21,6 +21,8 @@ from kdrun.datasets.split import split
 from kdrun.errors import KdrunError
 from kdrun.launch import launch
 from kdrun.models.building import build
+from kdrun.records import run
+from kdrun.records.run import About, Run
 from kdrun.records.store import Store, is_whole
 from kdrun.stages.teacher import Source, Taught
 
@@ -57,6 +59,22 @@ def test_what_one_process_sees_of_the_store_is_what_all_go_by(tmp_path: Path) ->
     views = launch(2, stored, config, 60)
     assert [is_whole(view) for view in views] == [True, True]
     assert len(list(tmp_path.glob("store/*/store.json"))) == 1
+
+
+def apart(elsewhere: Path) -> None:
+    """Two hosts, as it were, whose folders are not shared."""
+    run.SEEN = 0.5
+    os.chdir("." if processes.is_first() else elsewhere)
+    with processes.together("cpu"):
+        Run.begin(About("train", "x", {"output_dir": "outputs", "run_dir": None, "seed": 0}, "f"))
+
+
+def test_a_host_that_does_not_see_the_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(KdrunError, match="output_dir= on a folder that all of them see"):
+        launch(2, apart, tmp_path / "elsewhere")
+    assert len(list(tmp_path.glob("outputs/train/*"))) == 1
 
 
 def held_up() -> None:
