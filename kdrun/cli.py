@@ -89,7 +89,7 @@ def main() -> int:
 
 def _say(what: str) -> None:
     """A line for people, from one of the processes of a run."""
-    if processes.is_first():
+    if processes.speaks():
         print(f"kdrun: {what}", file=sys.stderr)
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ GO_ON = "`kdrun resume` goes on with the run from its last saved state"
 ENDED = "kdrun/ended"  # in the launcher's store, by attempt and process: why it ended
 OF_THE_NETWORK = ("gloo", "NCCL", "Connection reset", "Connection closed", "Broken pipe", "recvValue", "sendBytes")
 _members: list[tuple[str, int]] = []  # of each process its machine and its number there
+_gone: list[int] = []  # those that are dead or out of reach
 
 
 def launched() -> bool:
@@ -50,6 +52,14 @@ def number() -> int:
 def is_first() -> bool:
     """Is this the process that writes and speaks?"""
     return number() == 0
+
+
+def speaks() -> bool:
+    """Is this the process that says how the run ended: the first one, or the first left here where that one is gone?"""
+    if is_first():
+        return True
+    left = [place for place, (host, _) in enumerate(_members) if host == platform.node() and place not in _gone]
+    return 0 in _gone and number() == min(left)
 
 
 @contextmanager
@@ -77,6 +87,7 @@ def together(device: str) -> Iterator[None]:
         with watched():
             dist.init_process_group(backend, timeout=WAIT)
             _members[:] = everyone((platform.node(), os.getpid()))
+            _store()  # a new connection cannot be made when the launcher's host has gone
             yield
     except BaseException:
         _end_soon()
@@ -204,19 +215,25 @@ def watched() -> Iterator[None]:
 
 def _why() -> BaseException:
     """Why the others cannot be reached: what one said before it ended, else who is dead, else who says nothing."""
-    store, silent, end = _store(), {place for place in range(count()) if place != number()}, time.monotonic() + PATIENCE
-    while silent and time.monotonic() < end:
-        for place in sorted(silent):
-            if store.check([_key(place)]):
-                silent.remove(place)
-                word = store.get(_key(place)).decode()
-                if word.startswith("stopped "):
-                    return stopping.Stopped(int(word.split()[1]))
-                if word != LOST:
-                    return KdrunError(f"process {place} of {count()} has failed: {word}")
-            elif _is_dead(place):
-                return KdrunError(f"process {place} of {count()} has died; {GO_ON}")
-        time.sleep(0.05)
+    silent, end = {place for place in range(count()) if place != number()}, time.monotonic() + PATIENCE
+    try:
+        store = _store()
+        while silent and time.monotonic() < end:
+            for place in sorted(silent):
+                if store.check([_key(place)]):
+                    silent.remove(place)
+                    word = store.get(_key(place)).decode()
+                    if word.startswith("stopped "):
+                        return stopping.Stopped(int(word.split()[1]))
+                    if word != LOST:
+                        return KdrunError(f"process {place} of {count()} has failed: {word}")
+                elif _is_dead(place):
+                    _gone.append(place)
+                    return KdrunError(f"process {place} of {count()} has died; {GO_ON}")
+            time.sleep(0.05)
+    except RuntimeError:  # the store has gone with the first process's launcher
+        silent = {0} - {number()}
+    _gone.extend(silent)
     names = " and ".join(f"process {place}" for place in sorted(silent)) or "the others, by a fault of the network"
     return KdrunError(f"cannot reach {names} of {count()}; {GO_ON}")
 
@@ -247,6 +264,7 @@ def _key(place: int) -> str:
     return f"{ENDED}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{place}"
 
 
+@cache
 def _store() -> Any:
     """The launcher's, which outlives every process of the run."""
     import torch.distributed as dist

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,31 @@ def test_no_file_says_that_hundreds_of_processes_are_started(kdrun: Callable[...
     answer = kdrun("reproduce", "run")
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert "launch.processes=1 --tolerance" in answer.err
+
+
+def test_who_is_left_says_that_the_first_process_is_gone(
+    member: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """… one on each machine; also where the store of the launcher went with it."""
+
+    def broken() -> None:
+        raise RuntimeError("Broken pipe")
+
+    monkeypatch.setattr(processes, "_members", [("there", 1), ("there", 2), ("here", 3), ("here", 4)])
+    monkeypatch.setattr(processes, "_store", broken)
+    said = {}
+    for number, host in enumerate(["there", "there", "here", "here"]):
+        monkeypatch.setattr(processes, "_gone", [])
+        monkeypatch.setattr(platform, "node", lambda host=host: host)
+        member(number, 4)
+        assert processes.speaks() == (number == 0)
+        with (
+            pytest.raises(KdrunError, match=f"cannot reach {'process 0' if number else 'the others'}"),
+            processes.watched(),
+        ):
+            raise RuntimeError("Connection reset by peer")
+        said[number] = processes.speaks()
+    assert said == {0: True, 1: True, 2: True, 3: False}
 
 
 def test_a_signal_of_another_process_counts_as_ones_own() -> None:
