@@ -25,6 +25,7 @@ from kdrun.errors import KdrunError, UsageError
 Item = TypeVar("Item")
 WAIT = timedelta(days=1)  # as long as another run may take to train the teacher that this one waits for
 PATIENCE = 5.0  # seconds in which the others can say why they ended
+SEEN = 30.0  # seconds in which a shared folder shows what another host has made
 CLOSING = 10  # seconds that one which cannot go on may take to end
 LOST = "lost"  # says one that ends because another has
 GO_ON = "`kdrun resume` goes on with the run from its last saved state"
@@ -174,6 +175,17 @@ def agreed(what: str, value: str) -> None:
             f"process {other} of {len(values)} has another {what} than process 0 ({values[other][:12]}, "
             f"{values[0][:12]}): data, versions or device.precision=auto differ between the hosts; make them the same"
         )
+
+
+def seen(path: Path) -> Path:
+    """The directory that the first process has made. Raises `KdrunError` where this host does not see it."""
+    end = time.monotonic() + SEEN
+    while not path.is_dir():
+        if time.monotonic() > end:
+            told = "which the first process has made; several hosts need output_dir= on a folder that all of them see"
+            raise KdrunError(f"{platform.node()} has no {path.absolute()}, {told}")
+        time.sleep(0.1)
+    return path
 
 
 def asked_to_stop() -> bool:

@@ -43,7 +43,6 @@ PLACES = (
     "sweep.retry_failed",
     "launch.processes",
 )
-SEEN = 30.0  # seconds in which a shared folder shows what another host has made
 log = logging.getLogger("kdrun")
 
 
@@ -92,10 +91,7 @@ class Run:
         and `UsageError` when it is another experiment.
         """
         run: Any = processes.told(lambda: cls._written(about, unfinished), lambda run: (run.path, run.info))
-        if isinstance(run, Run):
-            return run
-        _wait_until_seen(run[0])
-        return cls(run[0], run[1], None)
+        return run if isinstance(run, Run) else cls(processes.seen(run[0]), run[1], None)
 
     @classmethod
     def _written(cls, about: About, unfinished: Path | None) -> Run:
@@ -400,15 +396,3 @@ def _command() -> list[str]:
 
 def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def _wait_until_seen(path: Path) -> None:
-    """Raise `KdrunError` unless this host sees the directory: what is trained first is read from there by all."""
-    end = time.monotonic() + SEEN
-    while not path.is_dir():
-        if time.monotonic() > end:
-            told = "several hosts need output_dir= on a folder that all of them see"
-            raise KdrunError(
-                f"{path.absolute()} is not on {platform.node()}, and the first process has made it; {told}"
-            )
-        time.sleep(0.1)

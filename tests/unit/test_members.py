@@ -21,7 +21,6 @@ from kdrun.datasets.split import split
 from kdrun.errors import KdrunError
 from kdrun.launch import launch
 from kdrun.models.building import build
-from kdrun.records import run
 from kdrun.records.run import About, Run
 from kdrun.records.store import Store, is_whole
 from kdrun.stages.teacher import Source, Taught
@@ -63,7 +62,7 @@ def test_what_one_process_sees_of_the_store_is_what_all_go_by(tmp_path: Path) ->
 
 def apart(elsewhere: Path) -> None:
     """Two hosts, as it were, whose folders are not shared."""
-    run.SEEN = 0.5
+    processes.SEEN = 0.5
     os.chdir("." if processes.is_first() else elsewhere)
     with processes.together("cpu"):
         Run.begin(About("train", "x", {"output_dir": "outputs", "run_dir": None, "seed": 0}, "f"))
