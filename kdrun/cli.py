@@ -89,7 +89,7 @@ def main() -> int:
 
 def _say(what: str) -> None:
     """A line for people, from one of the processes of a run."""
-    if processes.is_first():
+    if processes.speaks():
         print(f"kdrun: {what}", file=sys.stderr)
 
 
@@ -141,7 +141,7 @@ def _refuse_in_several(command: str, rest: list[str]) -> None:
     if SWEEP & set(rest):
         alone = " ".join(["kdrun", command, *rest, f"launch.processes={processes.count()}"])
         raise UsageError(f"torchrun starts the processes of one run, and -m is several runs; use: {brief(alone, 500)}")
-    if command in COMMANDS and command not in (*STAGES, "resume"):
+    if command in COMMANDS and command not in (*STAGES, "resume", "reproduce"):
         raise UsageError(f"kdrun {command} is for one process; use it without torchrun")
 
 
@@ -324,25 +324,18 @@ def _resume(arguments: list[str], debug: bool) -> int:
             "usage: kdrun resume <run directory or sweep directory> [launch.processes=NUMBER] [--config-dir DIR]"
         )
     path = Path(words[0])
-    if (path / "tune.json").exists() and not (path / "run.json").exists():
-        from kdrun.records.manifest import read_search
-
-        search, trials, typed = read_search(path)
-        places = [f"sweep.name='{path.name}'", f"output_dir='{path.absolute().parents[1]}'"]
-        own = [f"--config-dir={folder}" for folder in folders]
-        return _tune([f"search={search}", f"trials={trials}", *typed, *places, *own], debug)
-    if (path / "sweep.json").exists() and not (path / "run.json").exists():
-        from kdrun.records.manifest import read_sweep
-
-        stage, typed, launcher = read_sweep(path)
-        typed = [word for word in typed if not word.startswith(("sweep.name=", "output_dir="))]
-        places = [f"sweep.name='{path.name}'", f"output_dir='{path.absolute().parents[1]}'"]
-        return _sweep(stage, [*typed, *places], folders, debug, launcher)
+    if not (path / "run.json").exists() and any((path / name).exists() for name in ("sweep.json", "tune.json")):
+        if processes.launched():
+            raise UsageError(f"torchrun starts the processes of one run, and {path} is many; use: kdrun resume {path}")
+        if "launch.processes" in keys:
+            raise UsageError(f"launch.processes: {path} is many runs, whose own words say how many; leave it out")
+        return _resume_jobs(path, folders, debug)
     from kdrun.records.run import is_completed, read_info
 
     read_info(path)  # refused before torch is imported
     if is_completed(path):
-        show(path, made=False)
+        if processes.is_first():
+            show(path, made=False)
         return 0
     from kdrun.stages.resume import resumed_config
 
@@ -351,3 +344,17 @@ def _resume(arguments: list[str], debug: bool) -> int:
         config["launch"] = {"processes": int(several)}
     run_stage(config, [], debug)
     return 0
+
+
+def _resume_jobs(path: Path, folders: list[Path], debug: bool) -> int:
+    """Go on with a search or a sweep, by the words that its folder keeps."""
+    from kdrun.records import manifest
+
+    places = [f"sweep.name='{path.name}'", f"output_dir='{path.absolute().parents[1]}'"]
+    if (path / "tune.json").exists():
+        search, trials, typed = manifest.read_search(path)
+        own = [f"--config-dir={folder}" for folder in folders]
+        return _tune([f"search={search}", f"trials={trials}", *typed, *places, *own], debug)
+    stage, typed, launcher = manifest.read_sweep(path)
+    typed = [word for word in typed if not word.startswith(("sweep.name=", "output_dir="))]
+    return _sweep(stage, [*typed, *places], folders, debug, launcher)

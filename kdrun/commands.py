@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from kdrun import processes
 from kdrun.errors import UsageError, brief, suggestion
 from kdrun.words import CONFIG_DIR, key_values, number, option, without_option
 
@@ -72,32 +74,56 @@ def reproduced(arguments: list[str], debug: bool) -> int:
     tolerances = option(arguments, "--tolerance")
     words = without_option(arguments, "--tolerance")
     keys, words = key_values(
-        [word for word in words if word != "--rebuild"], ("run", "data_dir", "device", "device.threads")
+        [word for word in words if word != "--rebuild"],
+        ("run", "data_dir", "device", "device.threads", "launch.processes"),
     )
     words = [keys.pop("run"), *words] if "run" in keys else words
-    threads = keys.get("device.threads", "1")
-    if len(words) != 1 or not threads.isdigit() or int(threads) < 1:
+    counts = {key: keys.pop(key) for key in ("device.threads", "launch.processes") if key in keys}
+    if len(words) != 1 or not all(count.isdigit() and int(count) for count in counts.values()):
         raise UsageError(
-            "usage: kdrun reproduce <run directory> [data_dir=…] [device=…] [device.threads=…] "
+            "usage: kdrun reproduce <run directory> [data_dir=…] [device=…] [device.threads=…] [launch.processes=…] "
             "[--tolerance NUMBER] [--rebuild]"
         )
     tolerance = number("--tolerance", tolerances[-1]) if tolerances else None
-    changes: dict[str, Any] = dict(keys)
-    if "device.threads" in keys:
-        changes["device.threads"] = int(threads)
+    changes: dict[str, Any] = {**keys, **{key: int(count) for key, count in counts.items()}}
     from kdrun.records.run import read_info
 
     run = Path(words[0])
-    read_info(run)  # refused before torch is imported
-    from kdrun.progress import shown
-    from kdrun.reports.verdict import DIFFERENT, compare
-    from kdrun.stages.reproduce import reproduce, weights_differ
+    recorded = _processes_of(read_info(run))  # refused before torch is imported
+    several, rebuild = changes.pop("launch.processes", None) or recorded, "--rebuild" in arguments
+    if several > max(1, os.cpu_count() or 1) and not (counts.get("launch.processes") or processes.launched()):
+        raise UsageError(
+            f"{run} was made by {several} processes, more than this machine has cores: type launch.processes={several} "
+            "to start them all the same, or launch.processes=1 --tolerance 0.0001 to compare within float error"
+        )
+    if several > 1 and not processes.launched():
+        from kdrun.launch import launch
 
-    with shown(debug):
-        made = reproduce(run, changes, rebuild="--rebuild" in arguments)
+        made = launch(several, _again, run, changes, rebuild, debug)
+    else:
+        made = _again(run, changes, rebuild, debug)
+    if not processes.is_first():
+        return 0
+    from kdrun.reports.verdict import DIFFERENT, compare
+    from kdrun.stages.reproduce import weights_differ
+
     verdict = compare(run, made, weights_differ(run, made), tolerance)
     print(f"{verdict.text}\nrecorded: {run}\nagain:    {made}")
     return 1 if verdict.word == DIFFERENT else 0
+
+
+def _processes_of(info: dict[str, Any]) -> int:
+    """How many made a run, by its `run.json`, which may be anybody's."""
+    device = info.get("device")
+    found = device.get("processes") if isinstance(device, dict) else None
+    return found if isinstance(found, int) and found > 1 else 1
+
+
+def _again(run: Path, changes: dict[str, Any], rebuild: bool, debug: bool) -> Path:
+    """In each process of the new run."""
+    from kdrun.stages.reproduce import reproduce
+
+    return reproduce(run, changes, rebuild, debug)
 
 
 def cleaned(arguments: list[str]) -> int:

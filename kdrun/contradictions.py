@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdrun import processes
 from kdrun.errors import brief, suggestion
 from kdrun.schema import Plain, violations
 from kdrun.terms import kinds
@@ -32,8 +31,6 @@ def contradictions(stage: str, config: Plain, folders: Sequence[Path] = ()) -> I
         given = [key for key in ("checkpoint", "weights") if config["teacher"][key] is not None]
         if config["teacher"]["run"] != "auto" and given:
             yield f"teacher.run and teacher.{given[0]} both name a teacher; set one of them"
-    if max(config["launch"]["processes"], processes.count()) > 1 and config["device"]["compile"]:
-        yield "device.compile=true is for one process; start one, or use device.compile=false"
     for role in ("model", "teacher", "student"):
         node = config.get(role) or {}
         yield from _wrong_origin(role, node)

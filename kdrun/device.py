@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from kdrun import processes
 from kdrun.errors import UsageError
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -85,8 +86,9 @@ def check_compiler(device: str) -> None:
 
 
 def compile_module(module: nn.Module, device: str) -> None:
-    """From its first call on, run a module as machine code made for it; on CUDA as one graph of all its kernels."""
-    module.compile(mode="reduce-overhead" if device == "cuda" else None)
+    """From its first call on, run a module as machine code made for it; on CUDA as one graph of all its kernels, unless
+    some of them are what processes tell each other."""
+    module.compile(mode="reduce-overhead" if device == "cuda" and processes.count() == 1 else None)
 
 
 def room_for_data(device: str) -> float:

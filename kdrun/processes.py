@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,11 +25,14 @@ from kdrun.errors import KdrunError, UsageError
 Item = TypeVar("Item")
 WAIT = timedelta(days=1)  # as long as another run may take to train the teacher that this one waits for
 PATIENCE = 5.0  # seconds in which the others can say why they ended
+SEEN = 30.0  # seconds in which a shared folder shows what another host has made
+CLOSING = 10  # seconds that one which cannot go on may take to end
 LOST = "lost"  # says one that ends because another has
 GO_ON = "`kdrun resume` goes on with the run from its last saved state"
 ENDED = "kdrun/ended"  # in the launcher's store, by attempt and process: why it ended
 OF_THE_NETWORK = ("gloo", "NCCL", "Connection reset", "Connection closed", "Broken pipe", "recvValue", "sendBytes")
 _members: list[tuple[str, int]] = []  # of each process its machine and its number there
+_gone: list[int] = []  # those that are dead or out of reach
 
 
 def launched() -> bool:
@@ -48,6 +53,14 @@ def number() -> int:
 def is_first() -> bool:
     """Is this the process that writes and speaks?"""
     return number() == 0
+
+
+def speaks() -> bool:
+    """Is this the process that says how the run ended: the first one, or the first left here where that one is gone?"""
+    if is_first():
+        return True
+    left = [place for place, (host, _) in enumerate(_members) if host == platform.node() and place not in _gone]
+    return 0 in _gone and number() == min(left)
 
 
 @contextmanager
@@ -75,10 +88,20 @@ def together(device: str) -> Iterator[None]:
         with watched():
             dist.init_process_group(backend, timeout=WAIT)
             _members[:] = everyone((platform.node(), os.getpid()))
+            _store()  # a new connection cannot be made when the launcher's host has gone
             yield
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except BaseException:
+        _end_soon()
+        raise
+    dist.destroy_process_group()
+
+
+def _end_soon() -> None:
+    """See that a process that cannot go on ends, whatever holds it up. The group is left as it is: to destroy it, and
+    with nccl even to end the interpreter, waits for what was begun with a process that may be no more."""
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(CLOSING)
 
 
 # ---------------------------------------------------------------------------------------------- what they tell
@@ -154,6 +177,17 @@ def agreed(what: str, value: str) -> None:
         )
 
 
+def seen(path: Path) -> Path:
+    """The directory that the first process has made. Raises `KdrunError` where this host does not see it."""
+    end = time.monotonic() + SEEN
+    while not path.is_dir():
+        if time.monotonic() > end:
+            told = "which the first process has made; several hosts need output_dir= on a folder that all of them see"
+            raise KdrunError(f"{platform.node()} has no {path.absolute()}, {told}")
+        time.sleep(0.1)
+    return path
+
+
 def asked_to_stop() -> bool:
     """Has somebody asked one of the processes to stop? Then all of them know, and stop after the same step."""
     if count() == 1:
@@ -161,11 +195,11 @@ def asked_to_stop() -> bool:
     import torch
     import torch.distributed as dist
 
-    signal = torch.tensor(stopping.received() or 0)
-    dist.all_reduce(signal, dist.ReduceOp.MAX)
-    if signal:
-        stopping.note(int(signal))
-    return bool(signal)  # one that comes only now is for the next time: the others do not know of it
+    request = torch.tensor(stopping.received() or 0)
+    dist.all_reduce(request, dist.ReduceOp.MAX)
+    if request:
+        stopping.note(int(request))
+    return bool(request)  # one that comes only now is for the next time: the others do not know of it
 
 
 # ------------------------------------------------------------------------------------------------- when one ends
@@ -193,19 +227,25 @@ def watched() -> Iterator[None]:
 
 def _why() -> BaseException:
     """Why the others cannot be reached: what one said before it ended, else who is dead, else who says nothing."""
-    store, silent, end = _store(), {place for place in range(count()) if place != number()}, time.monotonic() + PATIENCE
-    while silent and time.monotonic() < end:
-        for place in sorted(silent):
-            if store.check([_key(place)]):
-                silent.remove(place)
-                word = store.get(_key(place)).decode()
-                if word.startswith("stopped "):
-                    return stopping.Stopped(int(word.split()[1]))
-                if word != LOST:
-                    return KdrunError(f"process {place} of {count()} has failed: {word}")
-            elif _is_dead(place):
-                return KdrunError(f"process {place} of {count()} has died; {GO_ON}")
-        time.sleep(0.05)
+    silent, end = {place for place in range(count()) if place != number()}, time.monotonic() + PATIENCE
+    try:
+        store = _store()
+        while silent and time.monotonic() < end:
+            for place in sorted(silent):
+                if store.check([_key(place)]):
+                    silent.remove(place)
+                    word = store.get(_key(place)).decode()
+                    if word.startswith("stopped "):
+                        return stopping.Stopped(int(word.split()[1]))
+                    if word != LOST:
+                        return KdrunError(f"process {place} of {count()} has failed: {word}")
+                elif _is_dead(place):
+                    _gone.append(place)
+                    return KdrunError(f"process {place} of {count()} has died; {GO_ON}")
+            time.sleep(0.05)
+    except RuntimeError:  # the store has gone with the first process's launcher
+        silent = {0} - {number()}
+    _gone.extend(silent)
     names = " and ".join(f"process {place}" for place in sorted(silent)) or "the others, by a fault of the network"
     return KdrunError(f"cannot reach {names} of {count()}; {GO_ON}")
 
@@ -236,6 +276,7 @@ def _key(place: int) -> str:
     return f"{ENDED}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{place}"
 
 
+@cache
 def _store() -> Any:
     """The launcher's, which outlives every process of the run."""
     import torch.distributed as dist

@@ -87,10 +87,11 @@ class Run:
         """A new directory, made exclusively; or `unfinished`, a run that stopped, to go on with.
 
         Of several processes the first makes and writes it, and the others are told.
-        Raises `KdrunError` when another process is at work in it, and `UsageError` when it is another experiment.
+        Raises `KdrunError` when another process is at work in it, or where a host does not see what another has made,
+        and `UsageError` when it is another experiment.
         """
         run: Any = processes.told(lambda: cls._written(about, unfinished), lambda run: (run.path, run.info))
-        return run if isinstance(run, Run) else cls(run[0], run[1], None)
+        return run if isinstance(run, Run) else cls(processes.seen(run[0]), run[1], None)
 
     @classmethod
     def _written(cls, about: About, unfinished: Path | None) -> Run:

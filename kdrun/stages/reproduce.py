@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kdrun import assembly
+from kdrun import assembly, processes
 from kdrun.errors import KdrunError
+from kdrun.progress import shown
 from kdrun.records import checkpoints
 from kdrun.records.environment import code_fingerprint
 from kdrun.records.run import read_info, status
@@ -17,8 +18,8 @@ from kdrun.stages.resume import STAGES, saved_config
 CHANGES = ("data_dir", "device", "device.threads")  # where and with what, never what
 
 
-def reproduce(run: Path, changes: Plain, rebuild: bool = False) -> Path:
-    """Run the saved config again and return the new run directory.
+def reproduce(run: Path, changes: Plain, rebuild: bool = False, debug: bool = False) -> Path:
+    """Run the saved config again and return the new run directory; where there are several processes, in all of them.
 
     `changes` may hold `CHANGES`; threads default to the recorded number. Teacher and baseline are found by fingerprint
     or made again; `rebuild` makes them again in any case. Raises `KdrunError` when the two could not be compared.
@@ -26,6 +27,11 @@ def reproduce(run: Path, changes: Plain, rebuild: bool = False) -> Path:
     info = read_info(run)
     comparable(run, info)
     config = _again(saved_config(run, info), changes)
+    with processes.together(config["device"]["name"]), shown(debug):
+        return _made(run, info, config, rebuild)
+
+
+def _made(run: Path, info: Plain, config: Plain, rebuild: bool) -> Path:
     data = assembly.read_data(with_dataset(config) if config["stage"] == "evaluate" else config)
     if data.fingerprint != info["data"]["fingerprint"]:
         raise KdrunError(
@@ -67,4 +73,5 @@ def _again(config: Plain, changes: dict[str, Any]) -> Plain:
     device["name"] = changes.get("device", device["name"])
     device["threads"] = changes.get("device.threads", device["threads"])
     data_dir = changes.get("data_dir", config["data_dir"])
-    return {**config, "run_dir": None, "resume": "never", "data_dir": data_dir, "device": device}
+    launch = {"processes": processes.count()}
+    return {**config, "run_dir": None, "resume": "never", "data_dir": data_dir, "device": device, "launch": launch}

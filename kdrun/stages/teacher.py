@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,8 @@ class Source:
     def store_of(self, data: Data) -> Store:
         """Where the answers are kept, or would be."""
         folder = Path(self.config["output_dir"]) / "store"
-        return Store.of(folder, self._key(data), (len(self.index), len(data.classes)))
+        key = processes.told(lambda: self._key(data))  # hosts may differ in threads
+        return Store.of(folder, key, (len(self.index), len(data.classes)))
 
     def choose(self, shared: bool = False) -> str:
         """`live` or `stored`. Raises `UsageError` when stored is asked for and views cannot be."""
@@ -228,8 +229,8 @@ class Source:
             if missing:
                 self._tell(missing)
             for view in missing:
-                if not self.store.missing([view]):
-                    continue  # stored meanwhile by a process that the lock does not keep out
+                if not processes.told(partial(self.store.missing, [view])):
+                    continue  # stored meanwhile by a run that the lock does not keep out
                 batches = self.loader.ascending(view, BATCH)
                 total = -(-len(self.index) // (BATCH * processes.count()))
                 found = answers(self.live, counted(batches, total, f"teacher, view {view}"))

@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.conftest import ENGINES, LAUNCHERS, SMALL, Place, settings, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("launcher", ENGINES)]
-LONG = ["model=cnn_tiny", "epochs=100", "dataset.limit=400", "batch_size=20", "device=cpu"]
+LONG = ["model=cnn_tiny", "epochs=70", "dataset.limit=400", "batch_size=20", "device=cpu"]
 GRID = ["epochs=2", "loss.alpha=0.1,0.9", "seed=0,1"]
 TERRIBLE = ["--plugin", "mine", "--config-dir", "options", "baseline=false", "loss=terrible"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.conftest import LAUNCHERS, Place, wait_for, worker_of
 
-LONG = ["model=cnn_tiny", "epochs=150", "dataset.limit=400", "batch_size=20", "device=cpu"]
+LONG = ["model=cnn_tiny", "epochs=80", "dataset.limit=400", "batch_size=20", "device=cpu"]
 pytestmark = pytest.mark.slow
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +133,55 @@ def test_torchrun_with_a_sweep_is_refused_with_the_command_to_use(
     said += "kdrun distill -m seed=1,2 launch.processes=2\n"
     assert (answer.code, answer.err) == (2, "" if number else said)
     assert kdrun("report").code == 2
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "tune.json"])
+def test_a_sweep_is_gone_on_with_by_one_process(
+    kdrun: Callable[..., Answer], member: Callable[[int, int], None], name: str
+) -> None:
+    Path("many").mkdir()
+    Path("many", name).write_text("{}")
+    several = kdrun("resume", "many", "launch.processes=2")
+    assert (several.code, several.err.count("\n")) == (2, 1)
+    assert "leave it out" in several.err
+    member(0, 2)
+    started = kdrun("resume", "many")
+    assert (started.code, started.err.count("\n")) == (2, 1)
+    assert "use: kdrun resume many" in started.err
+
+
+def test_no_file_says_that_hundreds_of_processes_are_started(kdrun: Callable[..., Answer]) -> None:
+    Path("run").mkdir()
+    info = {"format": 1, "status": "completed", "fingerprint": "f", "device": {"processes": 900}}
+    Path("run", "run.json").write_text(json.dumps(info))
+    answer = kdrun("reproduce", "run")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "launch.processes=1 --tolerance" in answer.err
+
+
+def test_who_is_left_says_that_the_first_process_is_gone(
+    member: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """… one on each machine; also where the store of the launcher went with it."""
+
+    def broken() -> None:
+        raise RuntimeError("Broken pipe")
+
+    monkeypatch.setattr(processes, "_members", [("there", 1), ("there", 2), ("here", 3), ("here", 4)])
+    monkeypatch.setattr(processes, "_store", broken)
+    said = {}
+    for number, host in enumerate(["there", "there", "here", "here"]):
+        monkeypatch.setattr(processes, "_gone", [])
+        monkeypatch.setattr(platform, "node", lambda host=host: host)
+        member(number, 4)
+        assert processes.speaks() == (number == 0)
+        with (
+            pytest.raises(KdrunError, match=f"cannot reach {'process 0' if number else 'the others'}"),
+            processes.watched(),
+        ):
+            raise RuntimeError("Connection reset by peer")
+        said[number] = processes.speaks()
+    assert said == {0: True, 1: True, 2: True, 3: False}
 
 
 def test_a_signal_of_another_process_counts_as_ones_own() -> None:
