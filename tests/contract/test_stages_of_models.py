@@ -18,7 +18,7 @@ from kdrun.types import Outputs
 from tests.conftest import mutated
 from tests.contract.test_choices import MODELS, SMALL, spec
 
-STAGES = {  # channels and side of each stage's map at 3x32x32: as in the papers, where these have such a table
+STAGES = {  # channels and side of each stage's map at 3x32x32, enlarged where the model asks for more: as in the papers
     "resnet8x4": [(64, 32), (128, 16), (256, 8)],
     "resnet110": [(16, 32), (32, 16), (64, 8)],
     "wrn_16_2": [(32, 32), (64, 16), (128, 8)],
