@@ -3,7 +3,7 @@
     python scripts/bench_jobs.py kdrun resnet56 resnet20 --how live --precision fp32 --size 32 --batch 64 --steps 100
     python scripts/bench_jobs.py bare resnet56 resnet20 …      the shortest loop that does the same to images at hand
     python scripts/bench_jobs.py launch resnet56 resnet20 …    the command line, up to its first optimizer step
-    python scripts/bench_jobs.py epochs resnet56 resnet20 …    epochs with their measurements, checkpoints or not
+    python scripts/bench_jobs.py epochs resnet56 resnet20 …    epochs with their measurements and checkpoints
     python scripts/bench_jobs.py input|loader                  views of a batch; the same by a DataLoader of two workers
 
 Prints one line of JSON.
@@ -41,7 +41,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--every", default="auto", help="checkpoint.every of `epochs`")
     parser.add_argument("--folder", type=Path, help="images and a teacher's weights, of `launch`")
     options = parser.parse_args()
     figures = JOBS[options.what](options)
@@ -52,7 +51,7 @@ def main() -> None:
 class Setting:
     """One pair of models on random images, as a distillation of kdrun's."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, count: int | None = None) -> None:
         from kdrun import assembly
         from kdrun.config import stage_config
         from kdrun.identity import teacher_training
@@ -66,7 +65,7 @@ class Setting:
         self.config = stage_config("distill", [*words, "loss.temperature=4", "loss.alpha=0.9"])
         self.folder = tempfile.TemporaryDirectory()
         self.config["output_dir"] = self.folder.name
-        self.data = images(640 if small else 160, options.size)
+        self.data = images(count or (640 if small else 160), options.size)
         device, dataset = self.config["device"], self.config["dataset"]
         teacher = build(assembly.model_spec(teacher_training(self.config)["model"], self.data, dataset))
         self.student = build(assembly.model_spec(self.config["model"], self.data, dataset))
@@ -186,7 +185,7 @@ def launch(options: argparse.Namespace) -> Figures:
 
 
 def epochs(options: argparse.Namespace) -> Figures:
-    """Seconds of an epoch with its line of metrics and, as often as `every` says, its checkpoint."""
+    """Seconds of an epoch of 100 steps with the saves of `checkpoint.every=auto`, and without them."""
     from kdrun import assembly
     from kdrun.engine import fit
     from kdrun.records.run import About, Run
@@ -198,7 +197,7 @@ def epochs(options: argparse.Namespace) -> Figures:
         def epoch(self, *_: Any) -> None:
             return None
 
-    setting = Setting(options)
+    setting = Setting(options, 100 * options.batch)
     use_device(setting.config)
     learner = assembly.learner(
         setting.config, setting.student, setting.source.live.model, setting.data.train.pixels[:2]
@@ -207,23 +206,24 @@ def epochs(options: argparse.Namespace) -> Figures:
     recipe = assembly.recipe(setting.config, "cpu", setting.precision)
     loader = assembly.train_loader(setting.config, setting.data)
     about = About("train", "bench", setting.config, "0" * 64, device={"kind": "cpu", "precision": "fp32"})
-    every: int | str = options.every if options.every == "auto" else int(options.every)
     with Run.begin(about) as run:
-        states = StateFiles(run.path / "checkpoints", every)
+        states = StateFiles(run.path / "checkpoints", "auto")
         course = Course(run, states, setting.config, training, setting.data, recipe)
-        begin, count = 0.0, 0
+        begin, saving, count = 0.0, 0.0, 0
         for report in fit(training, setting.source.answers("live"), loader, recipe):
             if not report.finished:
                 continue
             course.measure(report, Silent())  # type: ignore[arg-type]
+            before = time.perf_counter()
             if states.due(report.epoch + 1):
                 course.save()
-            if begin:
-                count += 1
-            else:
-                begin = time.perf_counter()
+            now = time.perf_counter()
+            if not begin:  # what a first epoch makes ready is not counted
+                begin = now
+                continue
+            saving, count = saving + now - before, count + 1
             if count * len(loader) >= options.steps:
-                return {"epoch": (time.perf_counter() - begin) / count}
+                return {"epoch": (now - begin) / count, "without": (now - begin - saving) / count}
     raise AssertionError("the training ended early")
 
 
