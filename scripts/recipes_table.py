@@ -41,7 +41,8 @@ def main() -> None:
         swept = {value: of_seeds(runs, one, options.seeds) for value, one in words.items()}
         pages["temperature"] = f"{temperature_table(swept)}\n\n{footer(options.seeds, 'recipes_table')}"
     if DEFAULT in options.only:
-        pages["demo"] = f"```\n{outcome(runs.get([*recipe(DEFAULT), 'seed=0']))}\n```"
+        told = outcome(runs.get([*recipe(DEFAULT), "seed=0"]))
+        pages["demo"] = f"```\n{told.replace(str(options.output_dir), 'outputs')}\n```"
     for text in pages.values():
         print(text, end="\n\n")
     if options.write:
