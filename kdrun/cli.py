@@ -330,7 +330,7 @@ def _resume(arguments: list[str], debug: bool) -> int:
         if "launch.processes" in keys:
             raise UsageError(f"launch.processes: {path} is many runs, whose own words say how many; leave it out")
         return _resume_jobs(path, folders, debug)
-    from kdrun.records.run import is_completed, read_info
+    from kdrun.records.runs import is_completed, read_info
 
     read_info(path)  # refused before torch is imported
     if is_completed(path):

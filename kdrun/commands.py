@@ -86,7 +86,7 @@ def reproduced(arguments: list[str], debug: bool) -> int:
         )
     tolerance = number("--tolerance", tolerances[-1]) if tolerances else None
     changes: dict[str, Any] = {**keys, **{key: int(count) for key, count in counts.items()}}
-    from kdrun.records.run import read_info
+    from kdrun.records.runs import read_info
 
     run = Path(words[0])
     recorded = _processes_of(read_info(run))  # refused before torch is imported

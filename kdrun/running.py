@@ -41,7 +41,7 @@ def run_stage(config: dict[str, Any], overrides: list[str], debug: bool, shared:
 
 def _completed_before(config: dict[str, Any]) -> Path | None:
     """The completed run that `run_dir` names, if any. Raises `UsageError` when it is another experiment."""
-    from kdrun.records.run import is_completed, refuse_changed, unfinished_run
+    from kdrun.records.runs import is_completed, refuse_changed, unfinished_run
 
     begun = unfinished_run(config)
     if begun is None or not is_completed(begun):

@@ -17,7 +17,7 @@ from kdrun.errors import KdrunError
 from kdrun.records.fingerprint import RESULT_VERSION
 from kdrun.records.foreign import read_yaml
 from kdrun.records.manifest import job_key
-from kdrun.records.run import read_info
+from kdrun.records.runs import read_info
 from kdrun.saved import checked_run_config
 
 ROOT = Path(__file__).resolve().parents[1]

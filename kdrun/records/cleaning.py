@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdrun.errors import UsageError
 from kdrun.records.files import PART
-from kdrun.records.run import read_info, status
+from kdrun.records.runs import read_info, status
 
 STATES = ("last.pt", "previous.pt")
 

@@ -13,7 +13,7 @@ from kdrun.errors import KdrunError
 from kdrun.records import lock
 from kdrun.records.files import read_json, unwritable, write, write_json
 from kdrun.records.foreign import read_text
-from kdrun.records.run import PLACES
+from kdrun.records.runs import PLACES
 from kdrun.words import by_key
 
 FORMAT = 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from kdrun.errors import UsageError
 from kdrun.models.building import Model, build, outline
 from kdrun.records import checkpoints
-from kdrun.records.run import completed
+from kdrun.records.runs import completed
 from kdrun.saved import checked_spec
 
 

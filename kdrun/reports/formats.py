@@ -31,9 +31,9 @@ def as_markdown(board: Board, title: str) -> str:
         "Mean ± sd over n seeds; a number of another n says so; rows by validation accuracy; "
         "the test split was read once, after the choice.",
     ]
-    if board.differences:
+    if differences := board.differences:
         lines += ["", "| key that differs | values |", "|---|---|"]
-        lines += [f"| {_cell(key)} | {_cell(values)} |" for key, values in board.differences]
+        lines += [f"| {_cell(key)} | {_cell(values)} |" for key, values in differences]
     if board.failures:
         lines += ["", "Without a result:", ""]
         lines += [f"- {_cell(status)}: {_cell(what)}: {_cell(why)}" for status, what, why in board.failures]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.records.files import read_json
-from kdrun.records.run import read_info
+from kdrun.records.runs import read_info
 from kdrun.reports.tables import aligned, shown_number
 
 Row = tuple[str, str]  # heading, key in the summary

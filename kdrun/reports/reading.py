@@ -13,7 +13,7 @@ from typing import Any
 from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.records.foreign import read_json, read_text, read_yaml
 from kdrun.records.manifest import DONE, read_jobs, seed_of, without_seed
-from kdrun.records.run import read_info, status
+from kdrun.records.runs import read_info, status
 from kdrun.words import by_key
 
 MOST_RUNS = 5000

@@ -14,7 +14,8 @@ from kdrun.models.building import Model, build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import fingerprint
 from kdrun.records.models import load_model, save_model
-from kdrun.records.run import About, Run, same_before, unfinished_run
+from kdrun.records.run import About, Run
+from kdrun.records.runs import same_before, unfinished_run
 from kdrun.schema import Plain
 from kdrun.stages.common import Quality, conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
 from kdrun.stages.optimise import optimise

@@ -15,7 +15,8 @@ from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.models import load_model, model_file
-from kdrun.records.run import About, Run, read_config, same_before, unfinished_run
+from kdrun.records.run import About, Run
+from kdrun.records.runs import read_config, same_before, unfinished_run
 from kdrun.saved import checked_run_config
 from kdrun.schema import Plain
 from kdrun.stages.common import calibration, confusion, price, setting, totals_on, use_device

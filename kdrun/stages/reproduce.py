@@ -10,7 +10,7 @@ from kdrun.errors import KdrunError
 from kdrun.progress import shown
 from kdrun.records import checkpoints
 from kdrun.records.environment import code_fingerprint
-from kdrun.records.run import read_info, status
+from kdrun.records.runs import read_info, status
 from kdrun.schema import Plain
 from kdrun.stages.evaluate import with_dataset
 from kdrun.stages.resume import STAGES, saved_config

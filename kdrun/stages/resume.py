@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdrun.records.run import is_completed, read_config, read_info
+from kdrun.records.runs import is_completed, read_config, read_info
 from kdrun.saved import checked_run_config
 from kdrun.schema import Plain
 from kdrun.stages.distill import distill

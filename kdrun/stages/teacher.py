@@ -31,7 +31,7 @@ from kdrun.progress import counted
 from kdrun.records.fingerprint import fingerprint
 from kdrun.records.lock import one_at_a_time
 from kdrun.records.models import load_model
-from kdrun.records.run import completed, read_info
+from kdrun.records.runs import completed, read_info
 from kdrun.records.store import Store, weights_fingerprint
 from kdrun.schema import Plain
 from kdrun.stages.train import ensure

@@ -14,7 +14,8 @@ from kdrun.origins import load_origin
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.lock import one_at_a_time
 from kdrun.records.models import save_model
-from kdrun.records.run import About, Run, find_completed, find_unfinished, same_before, unfinished_run
+from kdrun.records.run import About, Run
+from kdrun.records.runs import find_completed, find_unfinished, same_before, unfinished_run
 from kdrun.schema import Plain
 from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
 from kdrun.stages.optimise import optimise

@@ -191,7 +191,7 @@ def _work(connection: Any, task: Task, environment: dict[str, str]) -> None:
 
 def _outcome(task: Task) -> dict[str, Any]:
     from kdrun.lookup import add_plugin
-    from kdrun.records.run import read_info
+    from kdrun.records.runs import read_info
 
     sys.path.insert(0, str(Path.cwd()))
     for plugin in task.plugins:
