@@ -180,6 +180,7 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
     from hydra.core.hydra_config import HydraConfig
 
     from kdrun.config import conf_dir, job_config, stage_config
+    from kdrun.printed import without_ranges
     from kdrun.roles import register_roles
 
     codes = [0]
@@ -203,7 +204,11 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
     sys.argv = ["kdrun", *sorted(words, key=lambda word: word not in SWEEP)]  # no option between the overrides
     said = io.StringIO()
     try:
-        with contextlib.nullcontext() if SWEEP & set(words) else contextlib.redirect_stderr(said):
+        with contextlib.ExitStack() as around:
+            if not SWEEP & set(words):
+                around.enter_context(contextlib.redirect_stderr(said))
+            if any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in words):
+                around.enter_context(without_ranges())  # half of what composing takes
             hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
     except SystemExit as error:
         if error.code:

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from omegaconf import OmegaConf
 
 from kdrun import lookup
 from kdrun.config import conf_dir, stage_config
 from kdrun.models.building import Spec, build, outline
-from kdrun.schema import violations
+from kdrun.printed import PrintedSource
+from kdrun.schema import violations, without_limits
 from tests.conftest import ROOT
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
@@ -55,6 +58,14 @@ def spec(name: str, channels: int, size: int, classes: int = 10, **changes: obje
     known = {"kind": node["kind"], "options": options, "classes": [str(n) for n in range(classes)]}
     sizes = {"channels": channels, "size": adapted, "network_channels": network}
     return {**known, **sizes, "mean": [0.5] * channels, "std": [0.25] * channels}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(conf_dir())))
+def test_what_is_printed_is_what_hydra_reads_but_for_the_limits(file: Path) -> None:
+    name = str(file.relative_to(conf_dir()))
+    printed, read = (source("main", str(conf_dir())).load_config(name) for source in (PrintedSource, FileConfigSource))
+    assert printed.header == read.header
+    assert repr(OmegaConf.to_container(printed.config)) == repr(without_limits(OmegaConf.to_container(read.config)))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(conf_dir())))

@@ -93,6 +93,8 @@ def test_what_hydra_offers_works_under_a_command(kdrun: Command, tmp_path: Path)
     shown = kdrun("distill", "--cfg", "job", "loss.alpha=0.25")
     assert shown.code == 0
     assert "alpha: 0.25" in shown.out
+    assert "limits" not in shown.out
+    assert "limits" in kdrun("distill", "--info", "config").out
     assert "student" in kdrun("distill", "--info", "defaults").out
     assert "Configuration groups" in kdrun("distill", "--help").out
     (tmp_path / "mine" / "model").mkdir(parents=True)

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from kdrun.canonical import expanded_loss
-from kdrun.config import stage_config
+from kdrun.config import composing, stage_config
 from kdrun.errors import UsageError
 from kdrun.identity import baseline_training, identity, teacher_training
+from kdrun.printed import without_ranges
 from kdrun.records.fingerprint import fingerprint
+from tests.composing import COMPOSE
 
 REFUSED = [
     ("distill", ["teacher=resnt152"], "teacher=resnt152: there is no such model; did you mean resnet152?"),
@@ -69,6 +71,13 @@ def test_all_mistakes_are_told_at_once_in_three_lines() -> None:
     lines = str(caught.value).splitlines()
     assert [line.split("=")[0] for line in lines[:2]] == ["device.precision", "seed"]
     assert lines[2] == "and 2 more mistakes: epochs, loss.alpha"
+
+
+def test_limits_hold_again_once_something_has_been_printed() -> None:
+    with without_ranges(), composing([]):
+        assert "limits" not in COMPOSE("distill", [], []).loss
+    with pytest.raises(UsageError, match="must be between"):
+        stage_config("distill", ["loss.alpha=1.5"])
 
 
 def test_whole_numbers_are_numbers_and_quotes_are_words() -> None:
