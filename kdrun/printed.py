@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
@@ -45,7 +44,7 @@ class PrintedSource(FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         file = Path(self.path, self._normalize_file_name(config_path))
         text = file.read_text(encoding="utf-8")
-        config = OmegaConf.create(without_limits(yaml.load(text, LOADER) or {}))
+        config = OmegaConf.create(without_limits(LOADER(text).get_single_data() or {}))
         return ConfigResult(self.provider, self.full_path(), config, header=self._get_header_dict(text))
 
 
