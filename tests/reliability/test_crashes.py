@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ SHORT = ["dataset.limit=60", "checkpoint.every=1", "run_dir=X", "resume=auto", "
 BUDGET = ["teacher.train.epochs=1", "teacher.train.batch_size=20"]
 TINY = ["model=cnn_tiny", "epochs=2"]
 Record = Callable[[str, object], None]
-FAST_STEP = 9  # in the fast test, every ninth operation, with another beginning for each stage
+FAST_POINTS = 6  # of the operations of a stage in the fast tests, evenly spread; all of them in the slow ones
 
 
 @dataclass(frozen=True)
@@ -173,20 +173,24 @@ def needs_space(operation: str) -> bool:
     return operation.split()[0] in ("open", "write", "mkdir", "fsync")
 
 
+def spread(points: Sequence[int]) -> list[int]:
+    """So many of them, the first and the last among them."""
+    return sorted({points[round(at * (len(points) - 1) / (FAST_POINTS - 1))] for at in range(FAST_POINTS)})
+
+
 STAGES = pytest.mark.parametrize("case", ["train-teacher", "distill", "store", "evaluate"], indirect=True)
 
 
 @STAGES
 def test_a_run_killed_anywhere_goes_on_to_the_same_bits(case: Case, tmp_path: Path) -> None:
-    first = len(case.name) % FAST_STEP
-    wrong = {at: killed_at(case, at, tmp_path / str(at)) for at in range(first, len(case.operations), FAST_STEP)}
+    wrong = {at: killed_at(case, at, tmp_path / str(at)) for at in spread(range(len(case.operations)))}
     assert not {at: said for at, said in wrong.items() if said}
 
 
 @STAGES
 def test_a_full_disk_costs_one_line_and_nothing_that_was_saved(case: Case, tmp_path: Path) -> None:
     points = [at for at, operation in enumerate(case.operations) if needs_space(operation)]
-    wrong = {at: full_at(case, at, tmp_path / str(at)) for at in points[:: 2 * FAST_STEP]}
+    wrong = {at: full_at(case, at, tmp_path / str(at)) for at in spread(points)}
     assert not {at: said for at, said in wrong.items() if said}
 
 
