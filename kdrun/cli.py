@@ -226,9 +226,9 @@ def _sweep(
 
     `launcher_words`: those that a sweep's folder has, where it is gone on with.
     """
-    from kdrun.config import check_sweep, jobs_that_share_a_teacher, swept_keys
+    from kdrun.config import check_sweep, jobs_that_share_a_teacher, swept_keys, without_globs
 
-    typed = overrides_of(words)
+    typed = without_globs(overrides_of(words), folders)
     _refuse_secrets(typed)
     if any(word.lstrip("+").startswith(("hydra/sweeper", "hydra.sweeper")) for word in typed):
         check_sweep(stage, typed, folders)  # which knows no launcher

@@ -6,6 +6,7 @@ types are those of its defaults, and a `limits:` node beside them holds ranges `
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -66,7 +67,10 @@ def stage_config(stage: str, overrides: Sequence[str], config_dirs: Sequence[Pat
 
 
 def check_sweep(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> None:
-    """The keys and choices of a sweep, before its first job: values are checked as each job starts."""
+    """The keys, the choices and every value of a sweep, and its first job whole, before that is started.
+
+    What only some combinations get wrong, each job says when it starts. Raises `UsageError`.
+    """
     with composing(config_dirs):
         groups = _groups(config_dirs)
         parsed, mistakes = _known(stage, overrides, groups, sweep=True)
@@ -78,6 +82,24 @@ def check_sweep(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
         if "experiment" not in swept:
             certain = [one for one in parsed if not one.key_or_group.startswith(unsure)]
             _refuse(_wrong_keys(certain, groups, options).values())
+            _refuse(_wrong_values([one for one in certain if one.key_or_group not in groups], options))
+    stage_config(stage, jobs_of(overrides)[0], config_dirs)
+
+
+def without_globs(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:
+    """The overrides of a sweep with the options named that `loss=glob(f*)` stands for. Raises `UsageError` for none."""
+    groups, named = _groups(config_dirs), []
+    for text in overrides:
+        read = _parse([text])[0]
+        pattern = read[0].value() if read else None
+        if isinstance(pattern, Glob):
+            key = read[0].key_or_group
+            options = pattern.filter(groups.get(key, []))
+            if not options:
+                raise UsageError(f"{brief(text)}: names nothing; {suggestion(key, list(groups.get(key, groups)))}")
+            text = f"{key}={','.join(options)}"
+        named.append(text)
+    return named
 
 
 def jobs_of(overrides: Sequence[str]) -> list[list[str]]:
@@ -219,6 +241,18 @@ def _wrong_keys(parsed: Sequence[Override], groups: Mapping[str, list[str]], opt
     return wrong
 
 
+def _wrong_values(swept: Sequence[Override], options: DictConfig) -> Iterator[str]:
+    """A line for each value that a sweep gives a key and that the chosen options do not allow there."""
+    schema, parser = _plain(options), OverridesParser.create()
+    for override in swept:
+        if override.is_sweep_override():
+            for text in override.sweep_string_iterator():
+                one = parser.parse_override(f"{override.key_or_group}={text}")
+                given = copy.deepcopy(options)
+                OmegaConf.update(given, override.key_or_group, one.value(), force_add=True)
+                yield from violations(_plain(given, resolve=True), schema)
+
+
 def keys_of(config: DictConfig) -> list[str]:
     """Every key of a composed config, with its path."""
     named = [name for name in config.hydra.runtime.choices if name == "experiment"]  # a choice without a node
@@ -245,10 +279,9 @@ def _groups(config_dirs: Sequence[Path] = ()) -> dict[str, list[str]]:
 
 def _chosen(override: Override) -> list[str]:
     value = override.value()
-    if isinstance(value, ChoiceSweep):
-        value = value.list
-    values = value if isinstance(value, list) else [value]
-    return ["null" if one is None else str(one) for one in values]
+    swept = [Override._convert_value(one) for one in value.list] if isinstance(value, ChoiceSweep) else [value]
+    named = [one for each in swept for one in (each if isinstance(each, list) else [each])]
+    return ["null" if one is None else str(one) for one in named]
 
 
 def no_such_choice(group: str, choice: str, options: Sequence[str]) -> str:

@@ -144,13 +144,21 @@ def test_jobs_that_fail_in_any_way_do_not_stop_the_others(here: Path, kdrun: Com
 
 
 def test_a_job_whose_config_is_wrong_fails_by_itself(here: Path, kdrun: Command) -> None:
-    sweep = kdrun(*TRAIN, "optimizer.lr=0.01,-3")
+    sweep = kdrun(*TRAIN, "device=cpu", "device.precision=fp32,fp16")  # each is allowed, but not everywhere
     assert sweep.code == 2
     assert statuses(here) == ["completed", "failed"]
-    assert "optimizer.lr=-3" in sweep.out
-    wrong_key = kdrun(*TRAIN, "optimizer.lrr=0.01,0.1")
-    assert wrong_key.code == 2
-    assert "did you mean optimizer.lr" in wrong_key.err
+    assert "device.precision=fp16" in sweep.out
+
+
+def test_what_every_job_or_a_value_gets_wrong_is_refused_at_once(here: Path, kdrun: Command) -> None:
+    for wrong, said in (
+        ("optimizer.lr=0.01,-3", "lr=-3: must be"),
+        ("optimizer.lrr=0.01,0.1", "did you mean optimizer"),
+    ):
+        sweep = kdrun(*TRAIN, wrong)
+        assert (sweep.code, sweep.out) == (2, "")
+        assert said in sweep.err
+    assert not Path("outputs/sweeps").exists()
 
 
 def slow_sweep(folder: Path, started: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:

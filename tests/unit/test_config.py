@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kdrun.canonical import expanded_loss
-from kdrun.config import composing, stage_config
+from kdrun.config import check_sweep, composing, jobs_of, stage_config, without_globs
 from kdrun.errors import UsageError
 from kdrun.identity import baseline_training, identity, teacher_training
 from kdrun.printed import without_ranges
@@ -185,3 +185,40 @@ def test_data_precision_and_parents_are_in_a_fingerprint() -> None:
     config: dict[str, Any] = stage_config("train", [])
     arguments = [("d", "fp32", {}), ("e", "fp32", {}), ("d", "bf16", {}), ("d", "fp32", {"teacher": "x"})]
     assert len({fingerprint(identity(config, *one)) for one in arguments}) == 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["loss.alpha=0.5,7", "seed=0,1"],
+        ["seed=0,1", "loss.temperature=nan,4"],
+        ["epochs=1,two", "teacher=cnn,mlp"],
+        ["teacher=cnn,mlp", "loss.alpha=7"],
+        ["seed=0,1", "loss.terms.task.weight=1,2"],
+    ],
+    ids=" ".join,
+)
+def test_a_sweep_with_one_wrong_value_is_refused_before_its_first_job(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        check_sweep("distill", words)
+
+
+def test_a_sweep_of_everything_that_may_be_swept_is_not_refused() -> None:
+    words = ["loss.temperature=0.5,1", "seed=range(3)", "optimizer=sgd,adam", "augment=none,[flip],[crop,flip]"]
+    words += ["student.taps=null,{stage1:layer1}", "dataset.limit=null,60", "teacher.run='a','b'", "optimizer.lr=1,0.1"]
+    check_sweep("distill", words)
+    assert "augment=[crop,flip]" in jobs_of(words)[-1]
+    for job in jobs_of(words)[:: len(jobs_of(words)) - 1]:
+        stage_config("distill", job)
+
+
+def test_a_glob_stands_for_the_options_that_it_fits(tmp_path: Path) -> None:
+    own = tmp_path / "loss" / "fitting.yaml"
+    own.parent.mkdir()
+    own.touch()
+    words = ["loss=glob(fit*)", "student=glob([resnet1*,cnn],exclude=resnet1??)", "seed=0,1"]
+    found = ["loss=fitnet,fitnet_two_stage,fitting", "student=cnn,resnet14,resnet18", "seed=0,1"]
+    assert without_globs(words, [tmp_path]) == found
+    for nothing in ("loss=glob(x*)", "lss=glob(*)"):
+        with pytest.raises(UsageError, match="names nothing; "):
+            without_globs([nothing])
