@@ -356,7 +356,7 @@ def _resume(arguments: list[str], debug: bool) -> int:
         return 0
     from kdrun.stages.resume import resumed_config
 
-    config = resumed_config(path)
+    config = resumed_config(path, folders)
     if "launch.processes" in keys:
         config["launch"] = {"processes": int(several)}
     run_stage(config, [], debug)

@@ -71,8 +71,8 @@ def predicted(arguments: list[str]) -> int:
 
 
 def reproduced(arguments: list[str], debug: bool) -> int:
-    tolerances = option(arguments, "--tolerance")
-    words = without_option(arguments, "--tolerance")
+    tolerances, folders = option(arguments, "--tolerance"), config_folders(arguments)
+    words = without_option(arguments, "--tolerance", *CONFIG_DIR)
     keys, words = key_values(
         [word for word in words if word != "--rebuild"],
         ("run", "data_dir", "device", "device.threads", "launch.processes"),
@@ -82,7 +82,7 @@ def reproduced(arguments: list[str], debug: bool) -> int:
     if len(words) != 1 or not all(count.isdigit() and int(count) for count in counts.values()):
         raise UsageError(
             "usage: kdrun reproduce <run directory> [data_dir=…] [device=…] [device.threads=…] [launch.processes=…] "
-            "[--tolerance NUMBER] [--rebuild]"
+            "[--tolerance NUMBER] [--rebuild] [--config-dir DIR]"
         )
     tolerance = number("--tolerance", tolerances[-1]) if tolerances else None
     changes: dict[str, Any] = {**keys, **{key: int(count) for key, count in counts.items()}}
@@ -99,9 +99,9 @@ def reproduced(arguments: list[str], debug: bool) -> int:
     if several > 1 and not processes.launched():
         from kdrun.launch import launch
 
-        made = launch(several, _again, run, changes, rebuild, debug)
+        made = launch(several, _again, run, changes, rebuild, debug, folders)
     else:
-        made = _again(run, changes, rebuild, debug)
+        made = _again(run, changes, rebuild, debug, folders)
     if not processes.is_first():
         return 0
     from kdrun.reports.verdict import DIFFERENT, compare
@@ -119,11 +119,11 @@ def _processes_of(info: dict[str, Any]) -> int:
     return found if isinstance(found, int) and found > 1 else 1
 
 
-def _again(run: Path, changes: dict[str, Any], rebuild: bool, debug: bool) -> Path:
+def _again(run: Path, changes: dict[str, Any], rebuild: bool, debug: bool, folders: list[Path]) -> Path:
     """In each process of the new run."""
     from kdrun.stages.reproduce import reproduce
 
-    return reproduce(run, changes, rebuild, debug)
+    return reproduce(run, changes, rebuild, debug, folders)
 
 
 def cleaned(arguments: list[str]) -> int:

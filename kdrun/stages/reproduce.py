@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ from kdrun.stages.resume import STAGES, saved_config
 CHANGES = ("data_dir", "device", "device.threads")  # where and with what, never what
 
 
-def reproduce(run: Path, changes: Plain, rebuild: bool = False, debug: bool = False) -> Path:
+def reproduce(
+    run: Path, changes: Plain, rebuild: bool = False, debug: bool = False, folders: Sequence[Path] = ()
+) -> Path:
     """Run the saved config again and return the new run directory; where there are several processes, in all of them.
 
     `changes` may hold `CHANGES`; threads default to the recorded number. Teacher and baseline are found by fingerprint
-    or made again; `rebuild` makes them again in any case. Raises `KdrunError` when the two could not be compared.
+    or made again; `rebuild` makes them again in any case. `folders` are those of `--config-dir`.
+    Raises `KdrunError` when the two could not be compared.
     """
     info = read_info(run)
     comparable(run, info)
-    config = _again(saved_config(run, info), changes)
+    config = _again(saved_config(run, info, folders), changes)
     with processes.together(config["device"]["name"]), shown(debug):
         return _made(run, info, config, rebuild)
 

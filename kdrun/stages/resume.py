@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,20 @@ def resume(run: Path) -> Path:
     return STAGES[config["stage"]](config)
 
 
-def resumed_config(run: Path) -> Plain:
-    """The config that goes on with the run. Raises `UsageError` when it is no longer valid."""
-    return {**saved_config(run, read_info(run)), "run_dir": str(run), "resume": "auto"}
+def resumed_config(run: Path, folders: Sequence[Path] = ()) -> Plain:
+    """The config that goes on with the run. Raises `UsageError` when it is no longer valid.
+
+    `folders` are those of `--config-dir`: a loss of one's own is known by its YAML there.
+    """
+    return {**saved_config(run, read_info(run), folders), "run_dir": str(run), "resume": "auto"}
 
 
-def saved_config(run: Path, info: dict[str, Any]) -> Plain:
+def saved_config(run: Path, info: dict[str, Any], folders: Sequence[Path] = ()) -> Plain:
     """A run's config, checked, with the data folder that it used and the threads it had.
 
     What else is made for it goes where its others are.
     """
-    config = checked_run_config(read_config(run), run)
+    config = checked_run_config(read_config(run), run, folders)
     threads = config["device"]["threads"] or info["device"]["threads"]
     data_dir = config["data_dir"] or info["places"]["data_dir"]
     device = {**config["device"], "threads": threads}

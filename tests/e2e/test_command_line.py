@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from kdrun.errors import UsageError
+from kdrun.stages.resume import resumed_config
 from tests.conftest import ROOT, Answer
 
 Command = Callable[..., Answer]
@@ -128,6 +130,12 @@ def test_a_plugin_brings_its_own_loss(tmp_path: Path) -> None:
     done = process(*words, "student=cnn_tiny", "epochs=1", "teacher.train.epochs=1", "baseline=false", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "loss/ours" in done.stdout
+    run = done.stdout.splitlines()[-1].removeprefix("run: ")
+    again = process("reproduce", run, *words[1:5], cwd=tmp_path)
+    assert "EXACT" in again.stdout, again.stderr
+    with pytest.raises(UsageError, match=r"loss\.terms\.ours\.kind=ours: there is no such kind"):
+        resumed_config(tmp_path / run)  # a run's own folders are not looked at
+    assert resumed_config(tmp_path / run, [tmp_path / "mine"])["loss"]["terms"]["ours"]["scale"] == 3.0
 
 
 @pytest.mark.parametrize(("own", "used"), [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, "None")])
