@@ -169,6 +169,9 @@ def _stage(command: str, arguments: list[str], debug: bool) -> int:
         raise UsageError("--experimental-rerun loads a pickle, which can run any code; use `kdrun reproduce <run>`")
     if stage == "evaluate":
         words = positional_run(words)
+        runs = [word for word in words if word.startswith("run=")]
+        if len(runs) > 1:
+            raise UsageError(f"kdrun evaluate takes one run directory, not {len(runs)}; several: kdrun compare, report")
     if SWEEP & set(words) and not (HYDRA_FLAGS - SWEEP) & set(words):
         return _sweep(stage, words, folders, debug)
     if any(word in HYDRA_FLAGS or word.startswith(("--cfg=", "--info=")) for word in words):

@@ -338,7 +338,17 @@ def _compose(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path]) 
     try:
         return compose(stage, [*extra, *overrides], return_hydra_config=True)
     except UNFIT as error:
-        raise UsageError(_first_line(error)) from error
+        raise UsageError(_no_choice_here(stage, error) or _first_line(error)) from error
+
+
+def _no_choice_here(stage: str, error: Exception) -> str | None:
+    """What to say of a group that exists and is none of this stage's choices, as `model=` in `kdrun distill`."""
+    group = re.match(r"Could not override '([^']+)'", str(error))
+    if group is None:
+        return None
+    choices = compose(stage, return_hydra_config=True).hydra.runtime.choices
+    own = sorted(str(name) for name in choices if not {"@", "/"} & set(str(name)) or ".train." in str(name))
+    return f"{group[1]}: kdrun {stage.replace('_', '-')} has no such choice; it has {', '.join(own)}"
 
 
 def _schema(stage: str, config: DictConfig, choices: Mapping[Any, Any], config_dirs: Sequence[Path]) -> Plain:

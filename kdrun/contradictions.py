@@ -31,6 +31,11 @@ def contradictions(stage: str, config: Plain, folders: Sequence[Path] = ()) -> I
         given = [key for key in ("checkpoint", "weights") if config["teacher"][key] is not None]
         if config["teacher"]["run"] != "auto" and given:
             yield f"teacher.run and teacher.{given[0]} both name a teacher; set one of them"
+    if stage == "evaluate" and config.get("run") is not None:
+        given = [key for key in ("kind", "checkpoint", "weights") if config["model"].get(key) is not None]
+        if given:
+            key = "model" if given[0] == "kind" else f"model.{given[0]}"
+            yield f"{key} and the run {brief(config['run'])} both name what to evaluate; give one of them"
     for role in ("model", "teacher", "student"):
         node = config.get(role) or {}
         yield from _wrong_origin(role, node)
