@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +106,11 @@ def state_dict_of(content: Mapping[str, Any], rename: Mapping[str, str], path: P
     for before, after in rename.items():
         if not any(_below(key, before) for key in state):
             raise UsageError(f"rename {before}: {path} has no such prefix; its first keys are {_few(state)}")
-        state = {after + key.removeprefix(before) if _below(key, before) else key: t for key, t in state.items()}
+        renamed = [after + key.removeprefix(before) if _below(key, before) else key for key in state]
+        twice = [key for key, count in Counter(renamed).items() if count > 1]
+        if twice:
+            raise UsageError(f"rename {before} to {after}: {path} would have two values for {_few(twice)}")
+        state = dict(zip(renamed, state.values(), strict=True))
     return state
 
 

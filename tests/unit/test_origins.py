@@ -58,6 +58,12 @@ def test_prefixes_are_renamed(tmp_path: Path) -> None:
         load_origin(loaded, node(tmp_path / "x.pt", rename={"head": "fc"}), CLASSES)
 
 
+def test_a_renamed_key_takes_no_other_ones_place(tmp_path: Path) -> None:
+    torch.save({**state(), "linear.weight": torch.zeros(3, 64)}, tmp_path / "x.pt")
+    with pytest.raises(UsageError, match=r"would have two values for fc\.weight"):
+        load_origin(model(), node(tmp_path / "x.pt", rename={"linear": "fc"}), CLASSES)
+
+
 def test_other_classes_keep_the_body_and_get_a_new_head(tmp_path: Path) -> None:
     torch.save(state(classes=["x"] * 7), tmp_path / "x.pt")
     loaded, fresh = model(), model()
