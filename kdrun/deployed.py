@@ -35,12 +35,15 @@ class Ready:
         self.resize = spec.get("resize")
 
     def __call__(self, image: Image.Image | str | Path | Tensor) -> Tensor:
-        """Raises `UsageError` when a path is no readable image."""
+        """Raises `UsageError` when a path is no readable image, or a tensor is no uint8 pixels."""
         with torch.no_grad():
             return self.preprocess(self.pixels(image).unsqueeze(0).to(self.preprocess.mean.device))
 
     def pixels(self, image: Image.Image | str | Path | Tensor) -> Tensor:
         if isinstance(image, Tensor):
+            if image.dtype != torch.uint8 or image.dim() != 3:
+                given = f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
+                raise UsageError(f"pixels must be uint8 (C, H, W), from 0 to 255, not {given}; one image at a time")
             return image
         if isinstance(image, Image.Image):
             shorter = min(image.size)

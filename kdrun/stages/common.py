@@ -15,6 +15,7 @@ from kdrun.datasets.split import Data, Split, stratified
 from kdrun.device import check_compiler, keep_memory, make_deterministic, pick_device, pick_precision, place
 from kdrun.engine import Answer, evaluate, results
 from kdrun.models.building import Model
+from kdrun.origins import Origin
 from kdrun.records.run import Run
 from kdrun.records.state import StateFiles
 from kdrun.schema import Plain
@@ -61,6 +62,16 @@ def tell_enlarged(run: Run, model: Model, data: Data) -> None:
         said = f"images of {own}x{own} pixels are enlarged to {fed}x{fed} on the model's side"
         log.info(said)
         run.note(enlarged=said)
+
+
+def tell_new_classifier(run: Run, node: Plain, origin: Origin | None) -> None:
+    """Say and record that weights from elsewhere are only where the training begins: their classes are others."""
+    if origin is not None and not origin.complete:
+        said = (
+            f"{node['checkpoint'] or node['weights']} is for another number of classes: its classifier is trained anew"
+        )
+        log.info(said)
+        run.note(classifier=said)
 
 
 def tell_batch_norm(run: Run, learner: torch.nn.Module) -> None:

@@ -17,7 +17,18 @@ from kdrun.records.models import load_model, save_model
 from kdrun.records.run import About, Run
 from kdrun.records.runs import same_before, unfinished_run
 from kdrun.schema import Plain
-from kdrun.stages.common import Quality, conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
+from kdrun.stages.common import (
+    Quality,
+    conclude,
+    fill,
+    price,
+    quality,
+    setting,
+    state_files,
+    tell_enlarged,
+    tell_new_classifier,
+    use_device,
+)
 from kdrun.stages.optimise import optimise
 from kdrun.stages.teacher import Source, as_parent, find_teacher, outputs_before
 from kdrun.stages.train import ensure, name
@@ -88,6 +99,7 @@ def distill(
         for one in about.parents:
             log.info("%s: %s", one["role"], one.get("run") or one["checkpoint"])
         tell_enlarged(run, student, data)
+        tell_new_classifier(run, config["model"], origin)
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)
         weights = optimise(run, states, config, training, source.answers(how), resident)

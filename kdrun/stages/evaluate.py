@@ -10,6 +10,7 @@ from kdrun.datasets.split import Data
 from kdrun.device import place
 from kdrun.engine import results
 from kdrun.errors import UsageError
+from kdrun.identity import PLACES
 from kdrun.loggers import mirrored, require
 from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
@@ -45,9 +46,7 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
         stage="evaluate",
         what=f"{Path(source).stem}_on_{config['dataset']['kind']}",
         config=config,
-        fingerprint=fingerprint(
-            {"model": file_fingerprint(source), "data": data.fingerprint, "dataset": config["dataset"]}
-        ),
+        fingerprint=_fingerprint(config, model, source, data, here.precision),
         data=assembly.data_record(config, data),
         device=here.record(),
         parents=[{"role": "model", "run": config["run"], "checkpoint": str(source)}],
@@ -71,6 +70,13 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
         run.document("confusion", {"model": confusion(totals)})
         run.document("details", {"classes": list(data.classes), "calibration": {"model": calibration(totals)}})
     return processes.told(lambda: run.path)
+
+
+def _fingerprint(config: Plain, model: Model, source: Path, data: Data, precision: str) -> str:
+    """The identity of such a measurement: the weights, what is built of them and how it is fed, and the data."""
+    measured = {"weights": file_fingerprint(source), "spec": model.spec, "precision": precision}
+    options = {key: value for key, value in config["dataset"].items() if key not in PLACES}
+    return fingerprint({**measured, "data": data.fingerprint, "dataset": options})
 
 
 def _model(config: Plain, data: Data) -> tuple[Model, Path]:

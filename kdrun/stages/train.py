@@ -17,7 +17,17 @@ from kdrun.records.models import save_model
 from kdrun.records.run import About, Run
 from kdrun.records.runs import find_completed, find_unfinished, same_before, unfinished_run
 from kdrun.schema import Plain
-from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_enlarged, use_device
+from kdrun.stages.common import (
+    conclude,
+    fill,
+    price,
+    quality,
+    setting,
+    state_files,
+    tell_enlarged,
+    tell_new_classifier,
+    use_device,
+)
 from kdrun.stages.optimise import optimise
 
 log = logging.getLogger("kdrun")
@@ -33,7 +43,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
     require(config)
     data = assembly.read_data(config) if data is None else data
     model = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
-    load_origin(model, config["model"], data.classes)
+    origin = load_origin(model, config["model"], data.classes)
     here = setting(config, device, model.net)
     resident = assembly.on_device(data, device)
     learner = assembly.learner(config, model, None, assembly.probe_images(resident))
@@ -54,6 +64,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
         return done
     with Run.begin(about, unfinished or cut_off) as run, mirrored(run, config), processes.watched():
         tell_enlarged(run, model, data)
+        tell_new_classifier(run, config["model"], origin)
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)
         weights = optimise(run, states, config, training, None, resident)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import kdrun as package
-from tests.conftest import Answer
+from kdrun.errors import UsageError
+from tests.conftest import ROOT, Answer
 
 FAST = ["teacher=cnn", "student=mlp", "student.widths=[8]", "epochs=2", "teacher.train.epochs=3", "batch_size=64"]
 Command = Callable[..., Answer]
@@ -83,6 +85,13 @@ def test_from_nothing_to_a_distilled_student_and_on(kdrun: Command) -> None:
     assert guess.out.startswith("zero.png: 0 ")
     model, preprocess = loaded = package.load(first.run)
     assert loaded.classes[model(preprocess("zero.png")).argmax()] == "0"
+    for no_pixels in (torch.rand(1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)):  # scaled already; a batch
+        with pytest.raises(UsageError, match=r"pixels must be uint8 \(C, H, W\)"):
+            preprocess(no_pixels)
+    for page in ("README.md", "docs/python-api.md"):
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            text = block.replace("outputs/distill/<run>", str(first.run)).replace("digit.png", "zero.png")
+            exec(compile(text, page, "exec"), {})
 
     listed = kdrun("list", "runs")
     assert listed.out.count("completed") == 7
@@ -111,7 +120,23 @@ def test_somebody_elses_checkpoint_teaches_and_is_evaluated(kdrun: Command, tmp_
     assert read(run.run, "summary.json")["teacher/test/accuracy"] == pytest.approx(own)
     assert "training it first" not in run.out
     words = ["model=resnet8", "model.checkpoint=theirs.pth", "model.rename={linear: fc}", "dataset=digits"]
-    assert read(kdrun("evaluate", *words).run, "summary.json")["test/accuracy"] == pytest.approx(own)
+    measured = kdrun("evaluate", *words).run
+    assert read(measured, "summary.json")["test/accuracy"] == pytest.approx(own)
+    again, otherwise = (kdrun("evaluate", *words, *more).run for more in ([], ["model.mean=[0.5]"]))
+    fingerprints = [read(run, "run.json")["fingerprint"] for run in (measured, again, otherwise)]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_weights_for_other_classes_are_only_where_the_training_begins(kdrun: Command, tmp_path: Path) -> None:
+    trained = kdrun("train", "model=resnet8", "epochs=1").run
+    state = torch.load(trained / "checkpoints" / "model.pt", weights_only=True)["state_dict"]
+    torch.save({**state, "fc.weight": torch.zeros(3, 64), "fc.bias": torch.zeros(3)}, tmp_path / "theirs.pth")
+    words = ["teacher=resnet8", "teacher.checkpoint=theirs.pth", "teacher.train.epochs=1", "student=resnet8"]
+    done = kdrun("distill", *words, "student.checkpoint=theirs.pth", "epochs=1", "baseline=false")
+    said = "theirs.pth is for another number of classes: its classifier is trained anew"
+    assert done.out.count(said) == 2  # of the teacher, and of the student
+    teacher = Path(read(done.run, "run.json")["parents"][0]["run"])
+    assert [read(run, "run.json").get("classifier") for run in (trained, teacher, done.run)] == [None, said, said]
 
 
 @pytest.mark.parametrize(
