@@ -20,7 +20,7 @@ FORMAT = 1
 SEED = "seed="
 DONE = ("completed", "reused")
 NOT_OF_THE_JOB = {
-    *PLACES,
+    *(key for key in PLACES if key != "teacher.run"),  # which of two teachers a job has, is what it does
     "sweep",
     "store",
     "checkpoint",
@@ -32,9 +32,11 @@ NOT_OF_THE_JOB = {
 Job = dict[str, Any]  # job (its key), overrides, setting (those that are swept), status, reason, run, fingerprint
 
 
-def job_key(config: Mapping[str, Any]) -> str:
-    """The identity of a job: its config without places and without how it is carried out."""
-    return hashlib.sha256(json.dumps(of_the_job(by_key(config)), sort_keys=True).encode()).hexdigest()
+def job_key(config: Mapping[str, Any], swept: Sequence[str] = ()) -> str:
+    """The identity of a job: its config without places and without how it is carried out, but for what is `swept`."""
+    values = dict(by_key(config))
+    own = {key: value for key, value in values.items() if any(f"{key}.".startswith(f"{one}.") for one in swept)}
+    return hashlib.sha256(json.dumps({**of_the_job(values.items()), **own}, sort_keys=True).encode()).hexdigest()
 
 
 def of_the_job(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:

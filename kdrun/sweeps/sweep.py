@@ -87,7 +87,7 @@ def _to_do(
             wrong = {"status": "failed", "reason": redacted(str(error)), "code": error.exit_code}
             manifest.note(key, **facts, **wrong)
         else:
-            key = job_key(config)
+            key = job_key(config, swept)
             if not _is_over(manifest.jobs.get(key, {}), config["sweep"]["retry_failed"]):
                 manifest.note(key, **facts, status="not run", reason=None)
                 tasks.append(_task(sweep, key, _threaded(config, engine), overrides, number))

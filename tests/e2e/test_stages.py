@@ -165,11 +165,14 @@ def test_every_key_does_something_that_completes(kdrun: Command, words: list[str
 
 
 def test_a_sweep_shares_its_teacher_and_tells_the_worst_code(kdrun: Command) -> None:
-    swept = kdrun("distill", "-m", *FAST[:3], "epochs=1", "teacher.train.epochs=1", "loss.alpha=0.5,2.0,0.9")
+    swept = kdrun(
+        *["distill", "-m", *FAST[:3], "epochs=1", "teacher.train.epochs=1"],
+        *["loss.alpha=0.5,0.9", "teacher.run=auto,nowhere"],
+    )
     assert swept.code == 2
     assert swept.out.count("completed: loss.alpha=") == 2
-    assert "loss.alpha=2.0: must be between 0.0 and 1.0" in swept.out
-    assert "best on validation (1 job is missing, which may change this): loss.alpha=" in swept.out
+    assert "nowhere is not a run directory" in swept.out
+    assert "best on validation (2 jobs are missing, which may change this): loss.alpha=" in swept.out
     assert len(list(Path("outputs/distill").iterdir())) == 2
     assert len(list(Path("outputs/train").iterdir())) == 2, "one teacher and one baseline"
 

@@ -236,6 +236,8 @@ def test_a_jobs_key_is_what_it_does_not_where() -> None:
     config = {"seed": 0, "output_dir": "a", "sweep": {"jobs": 1}, "optimizer": {"lr": 0.1}, "device": {"threads": 1}}
     assert job_key(config) == job_key({**config, "output_dir": "b", "sweep": {"jobs": 4}, "device": {"threads": 2}})
     assert job_key(config) != job_key({**config, "optimizer": {"lr": 0.2}})
+    assert job_key({**config, "teacher": {"run": "a"}}) != job_key({**config, "teacher": {"run": "b"}})
+    assert job_key(config, ["device"]) != job_key({**config, "device": {"threads": 2}}, ["device"])  # asked for: told
 
 
 def test_nothing_is_called_best_without_a_validation_split(tmp_path: Path) -> None:
