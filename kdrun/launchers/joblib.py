@@ -32,13 +32,15 @@ class Engine:
         self.at_once: int = effective_n_jobs(options["n_jobs"])
         self.threads: int | None = max(1, (os.cpu_count() or 1) // self.at_once)
         self.fates: dict[str, str | None] = {}  # of all tasks that were submitted; None: has not ended
+        self.threads_at_work: list[threading.Thread] = []
         self.stopping = False
         self.signalled: set[int] = set()
 
     def submit(self, tasks: Sequence[Task]) -> None:
         self.fates |= dict.fromkeys((task.key for task in tasks), None)
         if tasks:
-            threading.Thread(target=self._work, args=(list(tasks),), daemon=True).start()
+            self.threads_at_work.append(threading.Thread(target=self._work, args=(list(tasks),), daemon=True))
+            self.threads_at_work[-1].start()
 
     def _work(self, tasks: list[Task]) -> None:
         """In a thread, since joblib waits. When a worker dies, joblib gives up on all of them: those that were at work
@@ -70,18 +72,36 @@ class Engine:
 
     def _signal(self) -> None:
         """Ask what is at work to save and to end, once each."""
+        for process in self._running() - self.signalled:
+            self.signalled.add(process)
+            _send(process, signal.SIGTERM)
+
+    def _running(self) -> set[int]:
+        """The processes of the jobs that are at work."""
         known = [outcome for key, outcome in Outcomes(self.folder).heard().items() if key in self.fates]
-        running = {int(outcome["process"]["id"]) for outcome in known if outcome["status"] == "running"}
-        for process in running - self.signalled:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGTERM)
-        self.signalled |= running
+        return {int(outcome["process"]["id"]) for outcome in known if outcome["status"] == "running"}
 
     def close(self) -> None:
+        """End the workers. Jobs still at work, whose sweep has failed or was left, are killed.
+
+        joblib is waited for first: while it hands out tasks, it and a shutdown of its pool wait for each other.
+        """
         from joblib.externals.loky import get_reusable_executor
 
+        self.stopping = True  # it is given nothing more to hand out
+        for thread in self.threads_at_work:
+            thread.join(timeout=1)
+            while thread.is_alive():
+                for process in self._running():
+                    _send(process, signal.SIGKILL)
+                thread.join(timeout=1)
         if self.fates:
-            get_reusable_executor().shutdown(wait=True, kill_workers=self.stopping)
+            get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def _send(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
 
 
 def _attended(task: Task, sweep: Path) -> str:

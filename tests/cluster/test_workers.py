@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +37,7 @@ def test_of_two_workers_of_ray_one_is_killed(place: Place, launcher: str) -> Non
     jobs = place.jobs()
     assert [jobs[f"seed={seed}"]["status"] for seed in range(3)] == ["failed", "completed", "completed"]
     assert "ray: WorkerCrashedError" in jobs["seed=0"]["reason"]
-    assert "1 jobs are missing" in out
+    assert "(1 job is missing" in out
     words = [f"hydra/launcher={launcher}", *LAUNCHERS[launcher], *LONG, "seed=0,1,2", "sweep.retry_failed=true"]
     again = place.kdrun("train", "-m", *words)
     assert (again.returncode, again.stderr) == (0, "")
@@ -61,3 +63,23 @@ def test_joblib_gives_up_what_was_at_work_and_does_the_rest(place: Place, launch
     assert jobs["seed=0"]["status"] == "failed"
     assert "joblib: TerminatedWorkerError" in jobs["seed=0"]["reason"]
     assert jobs["seed=2"]["status"] == "completed", "it had not begun"
+
+
+@pytest.mark.parametrize("launcher", [pytest.param("joblib", marks=pytest.mark.joblib)])
+def test_a_sweep_that_nobody_reads_any_more_ends_with_its_workers(place: Place, launcher: str) -> None:
+    process = place.start("train", "-m", f"hydra/launcher={launcher}", *LAUNCHERS[launcher], *LONG, "seed=range(6)")
+    assert process.stdout is not None
+    process.stdout.readline()
+    wait_for(lambda: worker_of(place, 0), process)
+    process.stdout.close()
+    process.wait(timeout=60)
+    assert not [one for one in _outcomes(place) if one["status"] == "running" and _lives(one["process"]["id"])]
+
+
+def _outcomes(place: Place) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in place.folder.glob("outputs/sweeps/*/outcomes/*.json")]
+
+
+def _lives(process: int) -> bool:
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
