@@ -163,7 +163,6 @@ def _refuse_in_several(command: str, rest: list[str]) -> None:
 
 def _stage(command: str, arguments: list[str], debug: bool) -> int:
     gc.disable()  # composing makes many objects and no garbage: a tenth of its time; on again when a job starts
-    atexit.register(gc.freeze)  # nor is there any to be looked for among them when the process ends: another tenth
     stage = STAGES[command]
     words, folders = arguments, commands.config_folders(arguments)
     flags = [word.partition("=")[0] for word in words]
@@ -226,6 +225,7 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
                 around.enter_context(contextlib.redirect_stderr(said))
             if any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in words):
                 around.enter_context(without_ranges())  # half of what composing takes
+                atexit.register(gc.freeze)  # nor is there garbage to be looked for when the process ends: a tenth
             hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
     except SystemExit as error:
         if error.code:
