@@ -63,7 +63,6 @@ HYDRA_FLAGS = COMPLETION | SWEEP | {"-c", "--cfg", "-i", "--info", "-h", "--help
 def main() -> int:
     """Run the command in `sys.argv` and return its exit code."""
     arguments = sys.argv[1:]
-    _wait_asleep()
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     stopping.listen()
@@ -87,17 +86,6 @@ def main() -> int:
         return 2 if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG else 1
     finally:
         gc.enable()
-
-
-def _wait_asleep() -> None:
-    """Have threads that wait for each other go to sleep soon. To be called before torch is imported.
-
-    GCC's OpenMP lets them turn 300,000 rounds first. Where another program has one of the cores, they turn while the
-    thread that they wait for has none: with one busy neighbour on two cores a training had a tenth of the speed that it
-    has so, and alone there it has 0.95 of the other.
-    """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _say(what: str) -> None:

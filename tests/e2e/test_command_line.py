@@ -144,18 +144,6 @@ def test_a_plugin_brings_its_own_loss(tmp_path: Path) -> None:
     assert resumed_config(tmp_path / run, [tmp_path / "mine"])["loss"]["terms"]["ours"]["scale"] == 3.0
 
 
-@pytest.mark.parametrize(("own", "used"), [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, "None")])
-def test_waiting_threads_sleep_soon_unless_somebody_says_otherwise(
-    own: dict[str, str], used: str, tmp_path: Path
-) -> None:
-    text = "import sys, os; sys.argv = ['kdrun', '--version']\nfrom kdrun.cli import main\nmain()\n"
-    text += "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
-    known = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    command = [sys.executable, "-c", text]
-    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env={**known, **own}).stdout
-    assert out.splitlines()[-1] == f"{used} False"  # read once, as torch is imported
-
-
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
