@@ -213,7 +213,7 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
                 around.enter_context(contextlib.redirect_stderr(said))
             if any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in words):
                 around.enter_context(without_ranges())  # half of what composing takes
-                atexit.register(gc.freeze)  # nor is there garbage to be looked for when the process ends: a tenth
+                atexit.register(_end_as_it_is)
             hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
     except SystemExit as error:
         if error.code:
@@ -222,6 +222,12 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
             print(said.getvalue(), file=sys.stderr, end="")
             return 2
     return max(codes)
+
+
+def _end_as_it_is() -> None:
+    """Have a process that ends look for no garbage: a tenth of what printing takes. Torch's bindings need that look."""
+    if "torch" not in sys.modules:
+        gc.freeze()
 
 
 def _sweep(
