@@ -43,7 +43,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "scale.md"
 PAIRS = [  # teacher, student, pixels, classes, batch: those of docs/performance.md
     ("resnet56", "resnet20", 32, 100, 64),
+    ("wrn_40_2", "wrn_16_2", 32, 100, 64),
     ("resnet152", "mobilenet_v2", 224, 1000, 16),
+    ("resnet152", "mobilenet_v3_small", 224, 1000, 16),
 ]
 Clock = Callable[[], float]
 DEVICES = [2, 4, 8, 16, 32, 64]
