@@ -183,7 +183,8 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from kdrun.config import conf_dir, job_config, stage_config
+    from kdrun.config import job_config, stage_config
+    from kdrun.lookup import conf_dir
     from kdrun.printed import without_ranges
     from kdrun.roles import register_roles
 
@@ -212,7 +213,7 @@ def _through_hydra(stage: str, words: list[str], folders: list[Path], debug: boo
             if not SWEEP & set(words):
                 around.enter_context(contextlib.redirect_stderr(said))
             if any(word in ("-c", "--cfg") or word.startswith("--cfg=") for word in words):
-                around.enter_context(without_ranges())  # half of what composing takes
+                around.enter_context(without_ranges())  # an eighth of what printing takes
                 atexit.register(_end_as_it_is)
             hydra.main(config_path=str(conf_dir()), config_name=stage, version_base="1.3")(job)()
     except SystemExit as error:
@@ -237,7 +238,7 @@ def _sweep(
 
     `launcher_words`: those that a sweep's folder has, where it is gone on with.
     """
-    from kdrun.config import check_sweep, jobs_that_share_a_teacher, swept_keys, without_globs
+    from kdrun.sweeps.jobs import check_sweep, jobs_that_share_a_teacher, swept_keys, without_globs
 
     typed = without_globs(overrides_of(words), folders)
     _refuse_secrets(typed)

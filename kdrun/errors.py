@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 LONGEST = 100  # characters of a value that a message repeats
@@ -75,6 +76,21 @@ def brief(value: object, most: int = LONGEST) -> str:
     text = "null" if value is None else str(value)
     text = text if len(text) <= most else f"{text[: most - 1]}…"
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def refuse(mistakes: Iterable[str]) -> None:
+    """Raise `UsageError` if there are mistakes: all of them are named, in three lines at most."""
+    lines = list(dict.fromkeys(mistakes))
+    if len(lines) > 3:
+        others = ", ".join(_subject(line) for line in lines[2:])
+        lines[2:] = [f"and {len(lines) - 2} more mistakes: {brief(others, 500)}"]
+    if lines:
+        raise UsageError("\n".join(lines))
+
+
+def _subject(mistake: str) -> str:
+    """The key or word that a mistake is about: what stands before `=value`, a colon or an explanation."""
+    return re.split(r"[=:; ]", mistake.removeprefix("unknown key ").removeprefix("'"), maxsplit=1)[0]
 
 
 def _ratio(matcher: difflib.SequenceMatcher[str], name: str) -> float:

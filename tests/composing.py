@@ -10,10 +10,10 @@ from pathlib import Path
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig
 
-from kdrun import config
+from kdrun import composition, overrides
 from kdrun.errors import UsageError
 
-COMPOSE = config._compose
+COMPOSE = composition.composed
 
 
 @functools.cache
@@ -22,15 +22,15 @@ def chosen_options(stage: str, words: tuple[str, ...]) -> DictConfig:
 
 
 def quickly(stage: str, typed: Sequence[str], folders: Sequence[Path]) -> DictConfig:
-    """`config._compose`: what the chosen options give is kept, values are put on a copy of it."""
+    """`composition.composed`: what the chosen options give is kept, values are put on a copy of it."""
     if folders:
         return COMPOSE(stage, typed, folders)
-    groups = config._groups()
-    parsed = config._parse(typed)[0]
+    groups = composition.options_by_group()
+    parsed = overrides.parsed_words(typed)[0]
     picked = [one for one in parsed if one.key_or_group in groups or "/" in one.key_or_group]
-    made = copy.deepcopy(chosen_options(stage, tuple(config._texts(picked))))
+    made = copy.deepcopy(chosen_options(stage, tuple(overrides.texts(picked))))
     try:
         ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one not in picked], made)
-    except config.UNFIT as error:
-        raise UsageError(config._first_line(error)) from error
+    except composition.UNFIT as error:
+        raise UsageError(composition.first_line(error)) from error
     return made

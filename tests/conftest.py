@@ -69,10 +69,10 @@ def data_dir() -> Path:
 def _quickly_composed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Configs are composed ten times as fast, except in e2e/, where Hydra does it itself."""
     if "e2e" not in request.path.parts:
-        from kdrun import config
+        from kdrun import composition
         from tests.composing import quickly
 
-        monkeypatch.setattr(config, "_compose", quickly)
+        monkeypatch.setattr(composition, "composed", quickly)
 
 
 @pytest.fixture(autouse=True)

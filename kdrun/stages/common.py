@@ -55,23 +55,19 @@ def setting(config: Plain, device: str, net: torch.nn.Module) -> Setting:
     return Setting(device, pick_precision(config["device"]["precision"], device, net))
 
 
-def tell_enlarged(run: Run, model: Model, data: Data) -> None:
-    """Say and record that the network is fed larger images than the data has."""
+def tell_adapted(run: Run, config: Plain, model: Model, origin: Origin | None, data: Data) -> None:
+    """Say and record what of the model is not as it was named: larger images are fed, or its classifier is new."""
     own, fed = data.shape[1], model.spec["size"]
     if fed > own:
-        said = f"images of {own}x{own} pixels are enlarged to {fed}x{fed} on the model's side"
-        log.info(said)
-        run.note(enlarged=said)
-
-
-def tell_new_classifier(run: Run, node: Plain, origin: Origin | None) -> None:
-    """Say and record that weights from elsewhere are only where the training begins: their classes are others."""
+        _tell(run, "enlarged", f"images of {own}x{own} pixels are enlarged to {fed}x{fed} on the model's side")
     if origin is not None and not origin.complete:
-        said = (
-            f"{node['checkpoint'] or node['weights']} is for another number of classes: its classifier is trained anew"
-        )
-        log.info(said)
-        run.note(classifier=said)
+        weights = config["model"]["checkpoint"] or config["model"]["weights"]
+        _tell(run, "classifier", f"{weights} is for another number of classes: its classifier is trained anew")
+
+
+def _tell(run: Run, what: str, said: str) -> None:
+    log.info(said)
+    run.note(**{what: said})
 
 
 def tell_batch_norm(run: Run, learner: torch.nn.Module) -> None:

@@ -17,18 +17,7 @@ from kdrun.records.models import load_model, save_model
 from kdrun.records.run import About, Run
 from kdrun.records.runs import same_before, unfinished_run
 from kdrun.schema import Plain
-from kdrun.stages.common import (
-    Quality,
-    conclude,
-    fill,
-    price,
-    quality,
-    setting,
-    state_files,
-    tell_enlarged,
-    tell_new_classifier,
-    use_device,
-)
+from kdrun.stages.common import Quality, conclude, fill, price, quality, setting, state_files, tell_adapted, use_device
 from kdrun.stages.optimise import optimise
 from kdrun.stages.teacher import Source, as_parent, find_teacher, outputs_before
 from kdrun.stages.train import ensure, name
@@ -98,8 +87,7 @@ def distill(
     with Run.begin(about, unfinished) as run, mirrored(run, config), processes.watched():
         for one in about.parents:
             log.info("%s: %s", one["role"], one.get("run") or one["checkpoint"])
-        tell_enlarged(run, student, data)
-        tell_new_classifier(run, config["model"], origin)
+        tell_adapted(run, config, student, origin, data)
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)
         weights = optimise(run, states, config, training, source.answers(how), resident)

@@ -17,17 +17,7 @@ from kdrun.records.models import save_model
 from kdrun.records.run import About, Run
 from kdrun.records.runs import find_completed, find_unfinished, same_before, unfinished_run
 from kdrun.schema import Plain
-from kdrun.stages.common import (
-    conclude,
-    fill,
-    price,
-    quality,
-    setting,
-    state_files,
-    tell_enlarged,
-    tell_new_classifier,
-    use_device,
-)
+from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_adapted, use_device
 from kdrun.stages.optimise import optimise
 
 log = logging.getLogger("kdrun")
@@ -63,8 +53,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
     if done is not None:
         return done
     with Run.begin(about, unfinished or cut_off) as run, mirrored(run, config), processes.watched():
-        tell_enlarged(run, model, data)
-        tell_new_classifier(run, config["model"], origin)
+        tell_adapted(run, config, model, origin, data)
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)
         weights = optimise(run, states, config, training, None, resident)

@@ -11,11 +11,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from kdrun.config import OF_THE_TEACHER
 from kdrun.identity import baseline_training, teacher_training
 from kdrun.records.manifest import job_key
 from kdrun.schema import Plain
 from kdrun.sweeps.children import Task
+from kdrun.sweeps.jobs import OF_THE_TEACHER
 
 
 @dataclass

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdrun.config import jobs_of, stage_config, swept_keys
+from kdrun.config import stage_config
 from kdrun.errors import KdrunError
 from kdrun.launchers import Engine, Launcher
 from kdrun.records.manifest import DONE, Manifest, job_key
 from kdrun.redact import redacted
 from kdrun.sweeps import children, remote
 from kdrun.sweeps.children import Task
+from kdrun.sweeps.jobs import jobs_of, swept_keys
 from kdrun.sweeps.shared import needs
 from kdrun.sweeps.table import SweepTable
 

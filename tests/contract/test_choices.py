@@ -13,7 +13,8 @@ from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from omegaconf import OmegaConf
 
 from kdrun import lookup
-from kdrun.config import conf_dir, stage_config
+from kdrun.config import stage_config
+from kdrun.lookup import conf_dir
 from kdrun.models.building import Spec, build, outline
 from kdrun.printed import PrintedSource
 from kdrun.schema import violations, without_limits

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 ROWS = [
     {"cli", "commands", "__main__"},
     {"sweeps", "launchers"},
-    {"config", "roles", "printed", "reports", "running", "launch"},
+    {"config", "composition", "overrides", "roles", "printed", "reports", "running", "launch"},
     {"stages"},
     {"assembly"},
     {"teachers", "loggers", "origins", "deployed", "progress", "cost"},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdrun import config
+from kdrun import composition
 from kdrun.launch import launch
 from scripts.equality_table import LIMIT, LOSSES, Case, Found, apart, config_of, trained
 from tests.composing import quickly
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ddp
 def trainings_of(losses: list[str], mistakes: dict[str, str]) -> tuple[Found, Found]:
     """In one process and in two."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "_compose", quickly)
+        patch.setattr(composition, "composed", quickly)
         cases = [Case(loss, config_of(loss)) for loss in losses]
         wrong = [Case(mistake, config_of(loss), mistake) for mistake, loss in mistakes.items()]
     return trained(cases), launch(2, trained, [*cases, *wrong])

@@ -7,7 +7,8 @@ import re
 import pytest
 import yaml
 
-from kdrun.config import conf_dir, stage_config
+from kdrun.config import stage_config
+from kdrun.lookup import conf_dir
 
 FOLDER = conf_dir() / "experiment" / "cifar100"
 RECIPES = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "protocol")

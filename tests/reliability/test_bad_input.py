@@ -24,7 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdrun import config
+from kdrun import composition, config
 from kdrun.models.building import build
 from kdrun.records.models import save_model
 from tests.composing import COMPOSE, quickly
@@ -505,9 +505,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_the_quick_way_composes_what_hydra_composes(typed: str) -> None:
-    with config.composing([]):
+    with composition.composing([]):
         made = [compose("distill", typed.split(), []) for compose in (COMPOSE, quickly)]
-    assert config._plain(made[0]) == config._plain(made[1])
+    assert composition.plain(made[0]) == composition.plain(made[1])
 
 
 # ---------------------------------------------------------------------------------------------------------- control

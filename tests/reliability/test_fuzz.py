@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdrun import cli, config
+from kdrun import cli, composition, config, overrides
 from kdrun.errors import KdrunError, UsageError
 from tests.composing import quickly
 from tests.conftest import mutated
@@ -99,7 +99,7 @@ def strange_words(count: int, seed: int = SEED) -> list[list[str]]:
 def survives(lines: Sequence[list[str]], monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Check every command line as the program would, and start nothing. How many there were of each outcome."""
     monkeypatch.setattr(cli, "run_stage", lambda *_: 0)
-    monkeypatch.setattr(config, "_compose", quickly)
+    monkeypatch.setattr(composition, "composed", quickly)
     works, told = 0, {}
     for line in lines:
         monkeypatch.setattr(sys, "argv", ["kdrun", *line])
@@ -147,8 +147,8 @@ def test_another_exception_is_noticed(mistake: Exception, monkeypatch: pytest.Mo
 def test_a_parser_that_lets_numbers_through_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mistake that this found: a whole number of 5000 digits is a ValueError of Python's, not of Hydra's."""
     wrong = mutated(
-        config, "UNREADABLE = (HydraException, ValueError, RecursionError)", "UNREADABLE = (HydraException,)"
+        overrides, "UNREADABLE = (HydraException, ValueError, RecursionError)", "UNREADABLE = (HydraException,)"
     )
-    monkeypatch.setattr(config, "_parse", wrong._parse)
+    monkeypatch.setattr(overrides, "parsed_words", wrong.parsed_words)
     with pytest.raises(pytest.fail.Exception, match="ValueError"):
         survives([["distill", "seed=" + "9" * 5000]], monkeypatch)

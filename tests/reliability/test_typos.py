@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from kdrun import config, errors
+from kdrun import composition, errors, overrides
 from tests.conftest import mutated
 
 ENOUGH = 0.95
@@ -20,14 +20,14 @@ Right = tuple[int, int]  # right answers, typos in all
 
 def all_keys() -> list[str]:
     """Every key of `kdrun distill`, with its path."""
-    with config.composing([]):
-        return config.keys_of(config._compose("distill", [], []))
+    with composition.composing([]):
+        return composition.keys_of(composition.composed("distill", [], []))
 
 
 def all_choices() -> dict[str, list[str]]:
     """The options of every group."""
-    with config.composing([]):
-        return config._groups()
+    with composition.composing([]):
+        return composition.options_by_group()
 
 
 def typo(word: str, kind: str, chance: random.Random) -> str:
@@ -56,7 +56,7 @@ def named(message: str) -> list[str]:
 def key_suggestions(each: int = 1, one_in: int = 1) -> Right:
     """For how many typos of keys (of one in so many keys) the right one is among those offered."""
     keys = all_keys()
-    answers = [word in named(config.no_such_key(wrong, keys)) for word, wrong in typos(keys, each)[::one_in]]
+    answers = [word in named(overrides.no_such_key(wrong, keys)) for word, wrong in typos(keys, each)[::one_in]]
     return sum(answers), len(answers)
 
 
@@ -65,7 +65,7 @@ def choice_suggestions(each: int = 1, one_in: int = 1) -> Right:
     answers = []
     for group, options in all_choices().items():
         for word, wrong in typos(options, each)[::one_in]:
-            answers.append(word in named(config.no_such_choice(group, wrong, options)))
+            answers.append(word in named(overrides.no_such_choice(group, wrong, options)))
     return sum(answers), len(answers)
 
 
@@ -102,7 +102,7 @@ def test_the_measure_notices_worse_suggestions(
     wrong = mutated(errors, *mistake)
     monkeypatch.setattr(wrong.difflib, "get_close_matches", sharp(wrong.difflib.get_close_matches))
     for name in ("closest", "suggestion"):
-        monkeypatch.setattr(config, name, getattr(wrong, name))
+        monkeypatch.setattr(overrides, name, getattr(wrong, name))
     with pytest.raises(AssertionError, match=" of "):
         expect_enough(measure, one_in=3)  # of four kinds of slips in turn: 4 would look at one kind
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from kdrun.canonical import expanded_loss
-from kdrun.config import check_sweep, composing, jobs_of, stage_config, without_globs
+from kdrun.composition import composing
+from kdrun.config import stage_config
 from kdrun.errors import UsageError
 from kdrun.identity import baseline_training, identity, teacher_training
 from kdrun.printed import without_ranges
 from kdrun.records.fingerprint import fingerprint
+from kdrun.sweeps.jobs import check_sweep, jobs_of, without_globs
 from tests.composing import COMPOSE
 
 REFUSED = [
@@ -210,6 +212,13 @@ def test_a_sweep_of_everything_that_may_be_swept_is_not_refused() -> None:
     assert "augment=[crop,flip]" in jobs_of(words)[-1]
     for job in jobs_of(words)[:: len(jobs_of(words)) - 1]:
         stage_config("distill", job)
+
+
+def test_an_interval_is_left_to_those_who_can_search_it() -> None:
+    words = ["loss.alpha=interval(0.1,0.9)", "seed=0,1"]
+    check_sweep("distill", words)  # with a sweeper of Hydra's it has a meaning
+    with pytest.raises(UsageError, match="use kdrun tune"):
+        jobs_of(words)
 
 
 def test_a_glob_stands_for_the_options_that_it_fits(tmp_path: Path) -> None:

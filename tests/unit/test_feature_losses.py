@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from kdrun import assembly, lookup
 from kdrun.assembly import lookup_term
-from kdrun.config import conf_dir, stage_config
+from kdrun.config import stage_config
 from kdrun.datasets.raw import Labelled, Raw
 from kdrun.datasets.split import Data, split
 from kdrun.engine import fit
 from kdrun.errors import UsageError
+from kdrun.lookup import conf_dir
 from kdrun.losses.ab import ab_loss
 from kdrun.losses.adversarial import adversarial_loss
 from kdrun.losses.at import at_loss
