@@ -11,6 +11,7 @@ from kdrun.errors import UsageError, suggestion
 
 CHANNELS = 3
 SMALL = 64  # pixels up to which a 7x7 stride-2 stem throws away too much
+WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")  # which kdrun leaves out
 TINY = 16  # pixels up to which residual networks keep the pooling of their stem: see docs/decisions/0004
 
 
@@ -42,7 +43,7 @@ def _builder(name: str) -> Any:
 
 def _arguments(name: str, classes: int, size: int) -> dict[str, Any]:
     arguments: dict[str, Any] = {"weights": None, "num_classes": classes}
-    if name in ("googlenet", "inception_v3"):
+    if name in WITH_AUXILIARY_HEADS:
         arguments |= {"aux_logits": False, "init_weights": True}
     if _patch(name) is not None:
         arguments["image_size"] = size
@@ -96,8 +97,6 @@ def published(name: str, which: str) -> Published:
     from torchvision import models
 
     _builder(name)
-    if name in ("googlenet", "inception_v3"):
-        raise UsageError(f"weights of {name} belong to auxiliary heads and an input transform that kdrun leaves out")
     known = models.get_model_weights(name).__members__
     if which not in known:
         raise UsageError(f"{name} has no weights {which!r}; {suggestion(which, known)}")
@@ -108,5 +107,8 @@ def published(name: str, which: str) -> Published:
         raise UsageError(
             f"weights={which}: {entry.url} cannot be had ({error}); fetch it and use checkpoint="
         ) from error
-    preset = entry.transforms()
-    return Published(dict(state), list(preset.mean), list(preset.std), entry.url.rpartition("/")[2])
+    mean, std = list(entry.transforms().mean), list(entry.transforms().std)
+    if name in WITH_AUXILIARY_HEADS:  # torchvision's own network undoes that normalisation with this one
+        mean, std = [0.5] * CHANNELS, [0.5] * CHANNELS
+        state = {key: value for key, value in state.items() if not key.lower().startswith("aux")}
+    return Published(dict(state), mean, std, entry.url.rpartition("/")[2])

@@ -14,7 +14,7 @@ from typing import Any
 
 from kdrun import stopping
 from kdrun.config import stage_config
-from kdrun.errors import KdrunError
+from kdrun.errors import KdrunError, UsageError
 from kdrun.records.files import write_json
 from kdrun.records.lock import is_taken
 from kdrun.records.manifest import DONE, Manifest, read_jobs
@@ -62,7 +62,7 @@ def _study(tuning: Tuning) -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise KdrunError(f"kdrun tune needs {error.name}; install it: pip install 'kdrun[tune]'") from error
+        raise UsageError(f"kdrun tune needs {error.name}; install it: pip install 'kdrun[tune]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = tuning.search
     pruner = optuna.pruners.MedianPruner(search.after_trials, search.after_epochs)

@@ -462,7 +462,7 @@ def test_without_the_extra_the_command_that_installs_it_is_named(
     grid(tmp_path / "outputs")
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     answer = kdrun("report", "outputs")
-    assert (answer.code, "pip install 'kdrun[report]'" in answer.err) == (1, True)
+    assert (answer.code, "pip install 'kdrun[report]'" in answer.err) == (2, True)
     assert kdrun("report", "outputs", "--format", "csv").code == 0
     assert not Path("report.html").exists()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun import __version__
-from kdrun.errors import KdrunError, brief
+from kdrun.errors import UsageError, brief
 from kdrun.reports.board import COLUMNS, Board, Row, lineage, number_of
 from kdrun.reports.outcome import verdict
 from kdrun.reports.page.figures import Figure, Section, run_figures, sections
@@ -42,7 +42,7 @@ class Shown:
 
 
 def page(board: Board, title: str) -> str:
-    """The report as HTML. Raises `KdrunError` where jinja2 or matplotlib is missing."""
+    """The report as HTML. Raises `UsageError` where jinja2 or matplotlib is missing."""
     try:
         from jinja2 import Environment, FileSystemLoader
         from markupsafe import Markup
@@ -51,7 +51,7 @@ def page(board: Board, title: str) -> str:
 
         figures = Figures()
     except ImportError as error:
-        raise KdrunError(f"a report in HTML needs {error.name}; install it: pip install 'kdrun[report]'") from error
+        raise UsageError(f"a report in HTML needs {error.name}; install it: pip install 'kdrun[report]'") from error
     script, style = (Markup((HERE / name).read_text()) for name in ("report.js", "report.css"))
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
     made = list(sections(board, figures))
