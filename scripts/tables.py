@@ -82,14 +82,21 @@ def spread(values: list[float], form: str) -> str:
 
 
 def footer(seeds: Sequence[int], script: str) -> str:
-    """What must stand beside every number: n, seeds, how it was chosen, versions, hardware, and the script."""
+    """What must stand beside a number of runs: n, seeds, how it was chosen, and where it was made."""
+    return (
+        f"Accuracy and gap in %, mean ± sd over n = {len(seeds)} seeds ({', '.join(map(str, seeds))}) of the student; "
+        "one teacher (`teacher.seed=0`), one split. 10 % of the training data held out, epoch chosen there, test split "
+        f"read once. {where_made(script)}"
+    )
+
+
+def where_made(script: str) -> str:
+    """Versions, hardware, and the script."""
     model = next((line.split(":")[1].strip() for line in cpuinfo() if line.startswith("model name")), "")
     flags = next((line for line in cpuinfo() if line.startswith("flags")), "")
     simd = next((name for name in ("amx_bf16", "avx512f", "avx2") if name in flags), "none")
     return (
-        f"Accuracy and gap in %, mean ± sd over n = {len(seeds)} seeds ({', '.join(map(str, seeds))}) of the student; "
-        "one teacher (`teacher.seed=0`), one split. 10 % of the training data held out, epoch chosen there, test split "
-        f"read once. torch {version('torch')}, Python {platform.python_version()}, {model or platform.processor()}, "
+        f"torch {version('torch')}, Python {platform.python_version()}, {model or platform.processor()}, "
         f"{simd}. Made by `scripts/{script}.py`."
     )
 
