@@ -14,6 +14,7 @@ from torch import nn
 
 from kdrun import processes
 from kdrun.errors import UsageError
+from kdrun.models.small_maps import is_depthwise
 
 Module = TypeVar("Module", bound=nn.Module)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -51,7 +52,7 @@ def pick_precision(asked: str, device: str, model: nn.Module) -> str:
 
 def has_depthwise(model: nn.Module) -> bool:
     """True when some convolution has as many groups as input channels (and more than one)."""
-    return any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in model.modules())
+    return any(isinstance(module, nn.Conv2d) and is_depthwise(module) for module in model.modules())
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[None]:
