@@ -44,13 +44,20 @@ def expanded_loss(loss: Plain, folders: Sequence[Path] = ()) -> Plain:
     """
     if "kind" in loss:
         options = {key: value for key, value in loss.items() if key not in ("kind", "alpha", "task")}
-        task = {**loss["task"], "weight": round(1 - loss["alpha"], 12)}
+        task = {**loss["task"], "weight": _rest(loss["alpha"])}
         terms = {loss["kind"]: {"kind": loss["kind"], "weight": loss["alpha"], **options}}
     else:
         task, terms = loss["task"], loss.get("terms") or {}
     known = kinds(folders)
     task = _with_courses(task, {"weight": 1.0})
     return {"task": task, "terms": {name: _expanded(name, term, known) for name, term in terms.items()}}
+
+
+def _rest(alpha: Any) -> Any:
+    """`1 - alpha`; of a course, the course that adds up to 1 with it at every point of the training."""
+    if isinstance(alpha, dict):
+        return {**alpha, **{end: _rest(alpha[end]) for end in ("from", "to")}}
+    return round(1 - alpha, 12)
 
 
 def _expanded(name: str, term: Any, known: Mapping[str, Plain]) -> Plain:

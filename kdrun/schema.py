@@ -43,7 +43,7 @@ def violations(values: Mapping[str, Any], schema: Mapping[str, Any], prefix: str
 def _may_change(key: str, schema: Mapping[str, Any]) -> bool:
     """May this be a course over the training? The weights and the numbers of a loss may, and nothing else."""
     of_a_loss = "weight" in schema or "alpha" in schema
-    return of_a_loss and isinstance(schema[key], float) and key not in ("alpha", "warmup", "first")
+    return of_a_loss and isinstance(schema[key], float) and key not in ("warmup", "first")
 
 
 def sound(values: Plain, schema: Plain) -> Plain:

@@ -108,11 +108,13 @@ def flat_lines(text: str) -> dict[str, str]:
 def _typed(flat: Mapping[str, str]) -> dict[str, str]:
     """The same with the short names that people type: `teacher=mlp`, `student=cnn`, `loss=kd`, `loss.alpha=0.9`."""
     short = {node: flat[f"{node}.kind"] for node in NODES if f"{node}.kind" in flat}
-    terms = [key.split(".")[2] for key in flat if key.startswith("loss.terms.") and key.endswith(".weight")]
+    terms = [key.split(".")[2] for key in flat if key.startswith("loss.terms.") and key.endswith(".kind")]
     if len(terms) == 1:
         prefix = f"loss.terms.{terms[0]}."
-        short |= {f"loss.{key.removeprefix(prefix)}": value for key, value in flat.items() if key.startswith(prefix)}
-        short |= {"loss": terms[0], "loss.alpha": flat[f"{prefix}weight"]}
+        own = {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
+        short |= {f"loss.{key}": value for key, value in own.items()} | {"loss": terms[0]}
+        alphas = [key for key in own if key.partition(".")[0] == "weight"]  # one number, or the ends of a course
+        short |= {f"loss.alpha{key.removeprefix('weight')}": own[key] for key in alphas}
     if "teacher.kind" in flat:  # a distillation: its model is the student
         short |= {
             f"student{key.removeprefix('model')}": value for key, value in flat.items() if key.startswith("model.")

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+import yaml
 
 from kdrun.errors import UsageError
 from kdrun.reports import comparison, filters, settings
@@ -261,6 +262,15 @@ def test_runs_are_filtered_by_any_key(words: list[str], expected: list[str] | No
             chosen(runs, words)
     else:
         assert sorted(run.path.name for run in chosen(runs, words)) == expected
+
+
+def test_a_run_whose_alpha_changed_is_found_by_its_loss_and_by_its_ends(tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["loss"]["terms"]["kd"]["weight"] = {"from": 0.9, "to": 0.1, "shape": "linear", "until": 1.0}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    for words in (["loss=kd"], ["loss.alpha.from=0.9", "loss.alpha.to<0.5"]):
+        assert [one.path for one in chosen(read_runs([tmp_path]).runs, words)] == [run]
 
 
 def test_a_filter_of_less_that_takes_words_for_numbers_is_noticed() -> None:

@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import nn
 
-from kdrun import assembly, engine
+from kdrun import assembly, canonical, engine
 from kdrun.canonical import expanded_loss
 from kdrun.config import stage_config
 from kdrun.errors import UsageError
@@ -51,7 +51,8 @@ WRONG = {
     "loss.temperature={form:8}": "unknown key loss.temperature.form; did you mean from?",
     "loss.temperature={from:8}": "a course over the training needs from and to",
     "loss.temperature={from:8,to:1,shape:square}": "loss.temperature.shape=square: allowed: linear, cosine",
-    "loss.alpha={from:1,to:0}": "must be a number, not a mapping",
+    "loss.alpha={from:2,to:0}": "loss.alpha.from=2: must be between 0.0 and 1.0",
+    "loss.alpha={from:1}": "a course over the training needs from and to",
     "optimizer.lr={from:1,to:0}": "must be a number, not a mapping",
 }
 
@@ -161,6 +162,26 @@ def test_weights_warmup_and_options_follow_the_training() -> None:
     logits = torch.randn(4, 3)
     _, losses = learner(Batch(logits, torch.arange(4) % 3, torch.arange(4)), Outputs(torch.randn(4, 3)))
     assert learner.total(losses).item() == pytest.approx((losses["task"] + losses["kd"] + 2.5 * losses["dkd"]).item())
+
+
+def check_alpha(module: ModuleType) -> None:
+    """By a linear and a cosine course, and at every point of it: what the term loses the task gains."""
+    loss = stage_config("distill", ["loss.alpha={from: 0.8, to: 0.2, shape: cosine, until: 0.5}"])["loss"]
+    assert loss == expanded_loss(loss)
+    short = {"kind": "kd", "alpha": {"from": 1, "to": 0}, "task": {"kind": "cross_entropy"}, "temperature": 4.0}
+    for node, ends in ((loss, (0.8, 0.5, 0.2, 0.2)), (short, (1.0, 0.75, 0.5, 0.0))):
+        config = {"loss": module.expanded_loss(node), "label_smoothing": 0.0}
+        learner = Learner(Tapped(nn.Identity()), *assembly.terms(config))
+        for done, alpha in zip((0.0, 0.25, 0.5, 1.0), ends, strict=True):
+            learner.progress(done)
+            assert learner.weights_now() == {"task": pytest.approx(1 - alpha), "kd": pytest.approx(alpha)}
+
+
+def test_alpha_may_change_while_training_and_the_mix_stays_convex() -> None:
+    check_alpha(canonical)
+    wrong = mutated(canonical, "_rest(alpha[end])", "alpha[end]")
+    with pytest.raises(AssertionError):
+        check_alpha(wrong)
 
 
 class Batches:
