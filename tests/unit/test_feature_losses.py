@@ -7,7 +7,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -361,7 +361,8 @@ def test_vid_is_the_likelihood_of_a_gaussian_and_learns_its_variance() -> None:
 def test_relations_are_blind_to_a_turn_and_a_scale() -> None:
     student, teacher = pair(((6, 4), (6, 4)))
     turn = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
-    for fast in (rkd_distance_loss, rkd_angle_loss, sp_loss, pkt_loss):
+    congruence = partial(cc_loss, gamma=0.4, order=2)
+    for fast in (rkd_distance_loss, rkd_angle_loss, sp_loss, pkt_loss, congruence):
         assert fast(2.5 * student @ turn, teacher).item() == pytest.approx(fast(student, teacher).item(), rel=1e-9)
         assert fast(2.5 * teacher @ turn, teacher).item() == pytest.approx(0, abs=1e-12)
 
