@@ -60,14 +60,24 @@ def composed(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path]) 
     try:
         return compose(stage, [*extra, *overrides], return_hydra_config=True)
     except UNFIT as error:
-        raise UsageError(_no_choice_here(stage, error) or first_line(error)) from error
+        raise UsageError(told(stage, error)) from error
+
+
+def told(stage: str, error: Exception) -> str:
+    """What to say of a composition that failed, in one line."""
+    return _no_choice_here(stage, error) or first_line(error)
 
 
 def _no_choice_here(stage: str, error: Exception) -> str | None:
-    """What to say of a group that exists and is none of this stage's choices, as `model=` in `kdrun distill`."""
+    """What to say of a group that exists and is none of this stage's choices, as `model=` in `kdrun distill`, and of a
+    key that nothing is known of, below a node that takes free ones, as `loss.terms.at` of a mix."""
     group = re.match(r"Could not override '([^']+)'", str(error))
     if group is None:
         return None
+    node, _, last = group[1].rpartition(".")
+    if node:
+        whole = f"{node}='{{{last}: …}}'"
+        return f"{group[1]}: {node} has no such key yet; write {whole} with all it is to hold, or +{group[1]}=…"
     choices = compose(stage, return_hydra_config=True).hydra.runtime.choices
     own = sorted(str(name) for name in choices if not {"@", "/"} & set(str(name)) or ".train." in str(name))
     return f"{group[1]}: kdrun {stage.replace('_', '-')} has no such choice; it has {', '.join(own)}"

@@ -32,5 +32,5 @@ def quickly(stage: str, typed: Sequence[str], folders: Sequence[Path]) -> DictCo
     try:
         ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one not in picked], made)
     except composition.UNFIT as error:
-        raise UsageError(composition.first_line(error)) from error
+        raise UsageError(composition.told(stage, error)) from error
     return made

@@ -359,6 +359,11 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     ),
     "a mix of nothing": ([*D, "loss=mix"], 2, "loss=mix has no terms: name them with their weights"),
     "a mix without a teacher": (["train", *SMALL, "loss=mix", "loss.terms={kd:1}"], 2, "loss=kd needs a teacher"),
+    "an option of a term that a mix does not have yet": (
+        [*D, "loss=mix", "loss.terms.at.form=norm"],
+        2,
+        "loss.terms.at has no such key yet; write loss.terms.at='{form: …}' with all it is to hold, or +loss",
+    ),
     "a course without its end": ([*D, "loss=dkd", "loss.terms.dkd.weight={from:1}"], 2, "needs from and to"),
     "a course of another shape": (
         [*D, "loss=dkd", "loss.terms.dkd.weight={from:1,to:2,shape:square}"],
