@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdrun import assembly, parallel, processes
-from kdrun.cost import cost
+from kdrun.cost import costs
 from kdrun.datasets.split import Data, Split, stratified
 from kdrun.device import check_compiler, keep_memory, make_deterministic, pick_device, pick_precision, place
 from kdrun.engine import Answer, evaluate, results
@@ -128,13 +128,16 @@ def calibration(totals: dict[str, Tensor]) -> list[list[float]]:
     return [[count, confidence / count, correct / count] for count, confidence, correct in bins if count]
 
 
-def price(model: Model, device: str, role: str) -> dict[str, float]:
-    """What the model costs, by `<role>/<measure>`, in float32 with the threads of this process, the first one's."""
+def price(models: Mapping[str, Model], device: str) -> dict[str, float]:
+    """What each model costs, by `<role>/<measure>`, in float32 with the threads of this process, the first one's."""
     if not processes.is_first():
         return {}
-    spec = model.spec
-    image = torch.zeros(1, spec["channels"], spec["size"], spec["size"], device=device)
-    return {f"{role}/{key}": value for key, value in cost(place(model.net, device, "fp32").float(), image).items()}
+    priced = {}
+    for role, model in models.items():
+        spec = model.spec
+        image = torch.zeros(1, spec["channels"], spec["size"], spec["size"], device=device)
+        priced[role] = place(model.net, device, "fp32").float(), image
+    return {f"{role}/{key}": value for role, found in costs(priced).items() for key, value in found.items()}
 
 
 def state_files(run: Run, config: Plain) -> StateFiles:

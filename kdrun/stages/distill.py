@@ -120,8 +120,9 @@ def _compare(
     for role, (model, how) in compared.items():
         found = quality(model, config, data, (device, how), None if role == "teacher" else live)
         prefix = "" if role == "student" else f"{role}/"
-        numbers |= {f"{prefix}{key}": value for key, value in found.numbers.items()} | price(model, device, role)
+        numbers |= {f"{prefix}{key}": value for key, value in found.numbers.items()}
         qualities[role] = found
+    numbers |= price({role: model for role, (model, _) in compared.items()}, device)
     if alone is not None:
         numbers |= gain(
             student=qualities["student"].numbers["test/accuracy"],

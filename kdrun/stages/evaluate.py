@@ -66,7 +66,7 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
         test = assembly.on_device(data, device).test
         totals = totals_on(test, config, place(model.tapped(), *where), where)
         numbers = {f"test/{key}": value for key, value in results(totals, assembly.metrics()).items()}
-        run.summary({**numbers, "test/samples": len(test), **price(model, device, "model")})
+        run.summary({**numbers, "test/samples": len(test), **price({"model": model}, device)})
         run.document("confusion", {"model": confusion(totals)})
         run.document("details", {"classes": list(data.classes), "calibration": {"model": calibration(totals)}})
     return processes.told(lambda: run.path)

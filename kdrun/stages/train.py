@@ -60,7 +60,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
         save_model(run.checkpoint("model"), model, weights)
         fill(model, weights)
         found = quality(model, config, resident, (device, here.precision))
-        run.summary({**found.numbers, **price(model, device, "model")})
+        run.summary({**found.numbers, **price({"model": model}, device)})
         run.document("confusion", {"model": found.confusion})
         run.document("details", {"classes": list(data.classes), "calibration": {"model": found.calibration}})
     conclude(states, config)

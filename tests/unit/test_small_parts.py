@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from kdrun.cost import cost
+from kdrun.cost import costs
 from kdrun.deployed import Ready
 from kdrun.device import has_depthwise, pick_precision
 from kdrun.errors import UsageError, suggestion
@@ -93,7 +93,7 @@ def test_ready_reads_paths_images_and_tensors(tmp_path: Path) -> None:
 
 def test_flops_are_twice_the_multiply_adds() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5, bias=False), nn.Linear(5, 2, bias=False))
-    told = cost(net, torch.zeros(1, 3, 2, 2))
+    told = costs({"it": (net, torch.zeros(1, 3, 2, 2))})["it"]
     assert told["flops"] == 2 * (12 * 5 + 5 * 2)
     assert told["parameters"] == 12 * 5 + 5 * 2
     assert 0 < told["latency_p50_seconds"] <= told["latency_p95_seconds"]
