@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -218,7 +219,7 @@ def learner(
     if teacher is not None and reads_features(config):
         tap(student, config["model"].get("taps"), probe)
         tap(teacher, config["teacher"].get("taps"), probe)
-    student_probe, teacher_probe = _probe(student, probe), None if teacher is None else _probe(teacher, probe)
+    student_probe, teacher_probe = answers(student, probe), None if teacher is None else answers(teacher, probe)
     if teacher_probe is not None and teacher_probe.logits.shape != student_probe.logits.shape:
         raise UsageError(
             f"teacher {getattr(teacher, 'name', None)} answers with {tuple(teacher_probe.logits.shape[1:])} logits and "
@@ -264,7 +265,8 @@ def tap(model: nn.Module, told: dict[str, str] | None, probe: Tensor) -> None:
     """Have a model answer with its features as well: those of the places that are told, else of those found."""
     if not isinstance(model, Tapped):
         raise TypeError(f"only a Tapped model answers with features, and this is a {type(model).__name__}")
-    model.tap(find_taps(model, probe) if told is None else told)
+    with _fed(model, probe):
+        model.tap(find_taps(model, probe) if told is None else told)
 
 
 def probe_images(data: Data) -> Tensor:
@@ -275,13 +277,30 @@ def probe_images(data: Data) -> Tensor:
     return pixels[rows.to(where)].to(rows.device)
 
 
-def _probe(model: nn.Module, images: Tensor) -> Outputs:
+def answers(model: nn.Module, images: Tensor) -> Outputs:
+    """What a model answers in eval mode, without gradients. Raises `UsageError` when it cannot read such images."""
     was_training = model.training
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), _fed(model, images):
         outputs: Outputs = model(images)
     model.train(was_training)
     return outputs
+
+
+@contextmanager
+def _fed(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """Raise `UsageError` where a network has no answer for images of this size: torch says what went wrong, not why."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        name, size = getattr(model, "name", type(model).__name__), "x".join(map(str, images.shape[2:]))
+        told = brief(str(error).split("\n")[0], 200)
+        raise UsageError(
+            f"{name} has no answer for images of {size} pixels ({told}); a larger min_size of the model, as 64 or 224, "
+            "has them enlarged"
+        ) from error
 
 
 def training(config: Plain, built: Learner, device: str, precision: str) -> Training:

@@ -8,6 +8,8 @@ from typing import Any
 
 from kdrun.records.files import read_json
 from kdrun.records.runs import read_info
+from kdrun.reports.advice import advice
+from kdrun.reports.reading import Record
 from kdrun.reports.tables import aligned, shown_number
 
 Row = tuple[str, str]  # heading, key in the summary
@@ -42,7 +44,8 @@ def outcome(run: Path) -> str:
         lines += [[heading, *cells]] if any(cells) else []
     for heading, key in COSTS:
         lines.append([heading, *(shown_number(key, summary.get(f"{role}/{key}")) for role in roles)])
-    return "\n".join([*aligned(lines), "", *verdict(info, summary), f"run: {run}"])
+    said = advice(Record(run, info, info["status"], summary))
+    return "\n".join([*aligned(lines), "", *verdict(info, summary), *said, f"run: {run}"])
 
 
 def verdict(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:

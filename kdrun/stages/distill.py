@@ -46,8 +46,10 @@ def distill(
     student = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
     origin = load_origin(student, config["model"], data.classes)
     here = setting(config, device, student.net)
-    assembly.train_loader(config, data)  # a batch too large, a term's name or option that cannot be: refused now
+    # before a teacher is trained: a batch too large, a term's name or option that cannot be, images too small
+    assembly.train_loader(config, data)
     assembly.terms(config)
+    assembly.answers(student.tapped(), assembly.probe_images(data))
     if assembly.reads_features(config) and config["teacher"]["run"] == "auto":
         _refuse_misfit(config, data, student, device)
     teacher = find_teacher(config, data, device, rebuild)

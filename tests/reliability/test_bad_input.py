@@ -389,6 +389,12 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     ),
     # models, weights, devices
     "no such device": (words("train device=mps"), 2, "there is none on this machine"),
+    "images too small": (words("train model=torchvision model.name=alexnet"), 2, "no answer for images of 8x8 pixels"),
+    "images too small for a student": (
+        words("distill teacher=cnn_tiny student=torchvision student.name=alexnet"),
+        2,
+        "a larger min_size of the model",
+    ),
     "no such network": (words("train model=torchvision model.name=resnet1523"), 2, "did you mean resnet152?"),
     "no such weights": (words("train model=resnet18 model.weights=IMAGENET1K_V9"), 2, "did you mean IMAGENET1K_V1"),
     "weights of another library": ([*words("train"), *SMALL, "model.weights=V1"], 2, "weights=V1 are torchvision's"),

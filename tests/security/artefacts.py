@@ -564,8 +564,9 @@ def an_idx_header_that_lies(folder: Path) -> Commands:
 def a_usps_file_that_inflates(folder: Path) -> Commands:
     usps = Path("data/usps")
     usps.mkdir(parents=True)
+    squeezed = bz2.compress(b"1 " * 2**17) * 4096
     for name in ("usps.bz2", "usps.t.bz2"):
-        (usps / name).write_bytes(bz2.compress(b"1 " * 2**22) * 128)
+        (usps / name).write_bytes(squeezed)
     return [[*TRAIN, "dataset=usps", "data_dir=data", "dataset.verify=false"]]
 
 

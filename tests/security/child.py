@@ -3,7 +3,7 @@
     python -m tests.security.child <folder> [--unsafe] [--sample] [name …]
 
 It prints one line of JSON per command. `--unsafe` puts the classic mistakes into the process: a control. `--sample`
-gives each artefact to one of the commands that read it, each time another.
+gives each artefact to one of the commands that read it, each time another, and composes no config twice.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ import yaml
 from PIL import Image
 
 import kdrun
-from kdrun import cli, stopping
+from kdrun import cli, composition, stopping
 from kdrun.datasets.cifar import ADMITTED
 from kdrun.errors import KdrunError
 from kdrun.records import checkpoints
+from tests.composing import quickly
 from tests.security.artefacts import ARTEFACTS, MARKER, SECRET, TRAIN, Artefact
 
 TOO_LONG = 7  # seconds after which a command is given up
@@ -190,6 +191,8 @@ def main() -> None:
     unsafe, sample = "--unsafe" in sys.argv, "--sample" in sys.argv
     os.environ["PLANTED_SECRET"] = SECRET
     base_runs(folder)
+    if sample:
+        composition.composed = quickly
     if unsafe:
         with_the_classic_mistakes()
     soft = memory("VmSize") + MOST_MEMORY

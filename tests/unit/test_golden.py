@@ -21,7 +21,7 @@ GOLDEN = {
     "crop": [270, 1926, 2150, 3075],
     "rotate": [572, 1703, 3160, 4340],
     "kd": 1.4376555681228638,
-    "fingerprint": "2354d4c3c466dcc452c1b159ad4dca2695028359e4e65dc5c873784597fbdfd4",
+    "fingerprint": "4c8786af4a48cc82477a1fd876f10eb35fbbb87c8217de632cd3d12f306d14ba",
 }
 
 

@@ -12,18 +12,20 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import pytest
 import yaml
 
 from kdrun.errors import UsageError
 from kdrun.reports import comparison, filters, settings
+from kdrun.reports.advice import advice
 from kdrun.reports.board import COLUMNS, board
 from kdrun.reports.comparison import compared, differences
 from kdrun.reports.filters import chosen, conditions, flat_lines
 from kdrun.reports.formats import as_csv, as_json, as_markdown
 from kdrun.reports.page import page, policy_hash
-from kdrun.reports.reading import read_runs
+from kdrun.reports.reading import Record, read_runs
 from kdrun.reports.settings import best_on_validation, settings_of
 from kdrun.words import by_key
 from tests.conftest import Answer, mutated
@@ -480,3 +482,24 @@ def test_without_the_extra_the_command_that_installs_it_is_named(
 def test_a_config_may_be_missing(tmp_path: Path) -> None:
     (synthetic_run(tmp_path) / "config.yaml").unlink()
     assert "93.00 %" in page(board(read_runs([tmp_path])), "x")
+
+
+@pytest.mark.parametrize(
+    ("student", "changes", "told"),
+    [
+        (0.2, {}, "at first the gradient of at was 250 times that of the labels, and nothing clips it"),
+        (0.6, {}, None),
+        (0.2, {"grad_clip": 1.0}, None),
+    ],
+)
+def test_a_student_that_did_not_learn_is_told_what_to_try(
+    student: float, changes: dict[str, Any], told: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"grad_clip": None, **changes}))
+    weights = {"weight/task": 0.5, "weight/at": 1000.0, "weight/kd": 0.5}
+    gradients = {"gradient/task": 2.0, "gradient/at": 0.25, "gradient/kd": 1.0}
+    lines = [{"epoch": 1, "split": "val"}, {"epoch": 1, **weights, **gradients}, {"epoch": 2, "gradient/at": 9.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    summary = {"test/accuracy": student, "teacher/test/accuracy": 0.9}
+    said = advice(Record(tmp_path, {}, "completed", summary))
+    assert [told in line for line in said] == ([True] if told else [])

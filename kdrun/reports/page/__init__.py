@@ -16,6 +16,7 @@ from typing import Any
 
 from kdrun import __version__
 from kdrun.errors import UsageError, brief
+from kdrun.reports.advice import advice
 from kdrun.reports.board import COLUMNS, Board, Row, lineage, number_of
 from kdrun.reports.outcome import verdict
 from kdrun.reports.page.figures import Figure, Section, run_figures, sections
@@ -98,7 +99,7 @@ def _shown(row: Row, number: int, figures: Any) -> Shown:
 
 def _verdict(run: Record) -> list[str]:
     try:
-        return [brief(one, 400) for one in verdict(run.info, run.summary)]
+        return [brief(one, 400) for one in [*verdict(run.info, run.summary), *advice(run)]]
     except (KeyError, TypeError, ValueError, AttributeError):  # a record of somebody else's, without what it is about
         return []
 
