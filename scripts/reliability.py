@@ -71,7 +71,7 @@ def main() -> None:
             "-n",
             "2",
             "--dist",
-            "loadgroup",
+            "worksteal",
             *marks,
             f"--junitxml={results}",
             *PLACES,
