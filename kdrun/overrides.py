@@ -113,7 +113,23 @@ def wrong_keys(parsed: Sequence[Override], groups: Mapping[str, list[str]], opti
             wrong[key] = no_such_key(key, allowed)
         elif override.is_add() and key in allowed and key not in groups:
             wrong[key] = f"+{key}: there is such a key already; write {key}=<value>"
+        elif lost := _value_above(override, [one for one in parsed if one.key_or_group not in groups]):
+            node = lost.partition("=")[0]
+            wrong[key] = f"{key}: this would replace {lost}, which was typed too; write both as one, {node}='{{…}}'"
     return wrong
+
+
+def _value_above(override: Override, parsed: Sequence[Override]) -> str | None:
+    """`key=value` of another override, if it gives a plain value to a key that this one is below."""
+    for other in parsed:
+        above, value = other.key_or_group, other.value()
+        if not override.key_or_group.startswith(f"{above}."):
+            continue
+        for part in override.key_or_group.removeprefix(f"{above}.").split("."):
+            if value is None or isinstance(value, str | bool | int | float):
+                return None if value is None else f"{above}={brief(value)}"
+            above, value = f"{above}.{part}", value.get(part) if isinstance(value, dict) else None
+    return None
 
 
 def no_such_key(key: str, allowed: Sequence[str]) -> str:

@@ -364,6 +364,11 @@ CASES: dict[str, tuple[list[str], int, str]] = {
         2,
         "loss.terms.at has no such key yet; write loss.terms.at='{form: …}' with all it is to hold, or +loss",
     ),
+    "an option of a term in the place of its weight": (
+        [*D, "loss=mix", "loss.terms={kd: 0.9, at: 9}", "+loss.terms.at.form=norm"],
+        2,
+        "loss.terms.at.form: this would replace loss.terms.at=9, which was typed too; write both as one",
+    ),
     "a course without its end": ([*D, "loss=dkd", "loss.terms.dkd.weight={from:1}"], 2, "needs from and to"),
     "a course of another shape": (
         [*D, "loss=dkd", "loss.terms.dkd.weight={from:1,to:2,shape:square}"],

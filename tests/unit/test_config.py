@@ -214,6 +214,12 @@ def test_a_sweep_of_everything_that_may_be_swept_is_not_refused() -> None:
         stage_config("distill", job)
 
 
+def test_a_term_may_be_written_in_parts() -> None:
+    whole = stage_config("distill", ["loss=mix", "loss.terms={kd: 0.9, at: {weight: 9, form: norm}}"])
+    parts = ["loss.terms={kd: 0.9, at: {weight: 9}}", "+loss.terms.at.form=norm", "teacher=resnet20"]
+    assert stage_config("distill", ["loss=mix", *parts])["loss"] == whole["loss"]
+
+
 def test_an_interval_is_left_to_those_who_can_search_it() -> None:
     words = ["loss.alpha=interval(0.1,0.9)", "seed=0,1"]
     check_sweep("distill", words)  # with a sweeper of Hydra's it has a meaning
