@@ -271,7 +271,7 @@ def _tune(arguments: list[str], debug: bool) -> int:
     own = {key: value for key, _, value in (word.partition("=") for word in words) if key in ("search", "trials")}
     typed = [word for word in words if word.partition("=")[0] not in own]
     trials = own.get("trials", "1")
-    if not trials.isdigit() or not 1 <= int(trials) <= 100_000:
+    if not trials.isdecimal() or not 1 <= int(trials) <= 100_000:
         raise UsageError(f"trials={brief(trials)}: must be a whole number from 1 to 100000")
     if any(word.startswith("-") or "=" not in word for word in typed):
         raise UsageError("usage: kdrun tune [search=<name>] [trials=NUMBER] [key=value …]")
@@ -336,7 +336,7 @@ def _resume(arguments: list[str], debug: bool) -> int:
     keys, words = key_values(without_option(arguments, *CONFIG_DIR), ("run", "launch.processes"))
     words = [keys["run"], *words] if "run" in keys else words
     several = keys.get("launch.processes", "1")
-    if len(words) != 1 or not several.isdigit() or int(several) < 1:
+    if len(words) != 1 or not several.isdecimal() or int(several) < 1:
         raise UsageError(
             "usage: kdrun resume <run directory or sweep directory> [launch.processes=NUMBER] [--config-dir DIR]"
         )
@@ -348,7 +348,9 @@ def _resume(arguments: list[str], debug: bool) -> int:
             raise UsageError(f"launch.processes: {path} is many runs, whose own words say how many; leave it out")
         return _resume_jobs(path, folders, debug)
     from kdrun.records.runs import is_completed, read_info
+    from kdrun.saved import checked_changes
 
+    checked_changes({"launch.processes": int(several)})
     read_info(path)  # refused before torch is imported
     if is_completed(path):
         if processes.is_first():

@@ -58,7 +58,7 @@ def predicted(arguments: list[str]) -> int:
     keys, words = key_values(arguments, ("top_k", "run"))
     words = [keys["run"], *words] if "run" in keys else words
     top_k = keys.get("top_k", "5")
-    if len(words) < 2 or not top_k.isdigit() or int(top_k) < 1:
+    if len(words) < 2 or not top_k.isdecimal() or int(top_k) < 1:
         raise UsageError("usage: kdrun predict <run directory or model file> image.png … [top_k=5]")
     absent = [word for word in words if not Path(word).exists()]
     if absent:
@@ -79,7 +79,7 @@ def reproduced(arguments: list[str], debug: bool) -> int:
     )
     words = [keys.pop("run"), *words] if "run" in keys else words
     counts = {key: keys.pop(key) for key in ("device.threads", "launch.processes") if key in keys}
-    if len(words) != 1 or not all(count.isdigit() and int(count) for count in counts.values()):
+    if len(words) != 1 or not all(count.isdecimal() and int(count) for count in counts.values()):
         raise UsageError(
             "usage: kdrun reproduce <run directory> [data_dir=…] [device=…] [device.threads=…] [launch.processes=…] "
             "[--tolerance NUMBER] [--rebuild] [--config-dir DIR]"
@@ -87,7 +87,10 @@ def reproduced(arguments: list[str], debug: bool) -> int:
     tolerance = number("--tolerance", tolerances[-1]) if tolerances else None
     changes: dict[str, Any] = {**keys, **{key: int(count) for key, count in counts.items()}}
     from kdrun.records.runs import read_info
+    from kdrun.reports.verdict import DIFFERENT, compare
+    from kdrun.saved import checked_changes
 
+    checked_changes(changes)
     run = Path(words[0])
     recorded = _processes_of(read_info(run))  # refused before torch is imported
     several, rebuild = changes.pop("launch.processes", None) or recorded, "--rebuild" in arguments
@@ -104,7 +107,6 @@ def reproduced(arguments: list[str], debug: bool) -> int:
         made = _again(run, changes, rebuild, debug, folders)
     if not processes.is_first():
         return 0
-    from kdrun.reports.verdict import DIFFERENT, compare
     from kdrun.stages.reproduce import weights_differ
 
     verdict = compare(run, made, weights_differ(run, made), tolerance)

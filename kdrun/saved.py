@@ -14,7 +14,7 @@ from typing import Any
 
 from kdrun import lookup
 from kdrun.contradictions import contradictions
-from kdrun.errors import UsageError, brief, suggestion
+from kdrun.errors import UsageError, brief, refuse, suggestion
 from kdrun.lookup import conf_dir
 from kdrun.records.foreign import read_yaml
 from kdrun.schema import Plain, violations, with_floats, without_limits
@@ -47,6 +47,23 @@ def checked_run_config(config: Plain, run: Path | None = None, folders: Sequence
     values = without_limits(with_floats(_filled(values, schema), schema))
     _refuse(where, contradictions(str(stage), values, folders))
     return {"stage": stage, **values}
+
+
+def checked_changes(changes: Plain) -> None:
+    """What may be typed beside a saved config: places, a device, its threads, how many processes.
+
+    Raises `UsageError`.
+    """
+    schemas = _Schemas((conf_dir(),), "")
+    devices, launch = schemas.options("device"), schemas.options("")["common"]["launch"]
+    device = changes.get("device", "auto")
+    wrong = ["data_dir=: must be a path"] if changes.get("data_dir") == "" else []
+    if device not in devices:
+        wrong.append(f"device={brief(device)}: there is no such device; {suggestion(device, devices)}")
+    for key, schema in (("device.threads", devices["auto"]), ("launch.processes", launch)):
+        node, _, name = key.partition(".")
+        wrong += violations({name: changes[key]}, schema, f"{node}.") if key in changes else []
+    refuse(wrong)
 
 
 def checked_spec(spec: Any, path: Path) -> Plain:

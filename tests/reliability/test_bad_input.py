@@ -385,6 +385,12 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "a key to reproduce": (words("reproduce run10 epochs=3"), 2, "unknown word epochs=3"),
     "a tolerance of nan": (words("reproduce run10 --tolerance nan"), 2, "must be a number that is not negative"),
     "no threads to reproduce": (words("reproduce run10 device.threads=0"), 2, "usage: kdrun reproduce"),
+    "a number with an exponent to reproduce": (words("reproduce run10 device.threads=²"), 2, "usage: kdrun reproduce"),
+    "no such device to reproduce": (words("reproduce run10 device=cdua"), 2, "no such device; did you mean cuda?"),
+    "threads for ever to reproduce": (words("reproduce run10 device.threads=99999999999"), 2, "between 1 and 1024"),
+    "processes for ever to reproduce": (words("reproduce run10 launch.processes=5000"), 2, "between 1 and 1024"),
+    "processes for ever to resume": (words("resume run10 launch.processes=5000"), 2, "between 1 and 1024"),
+    "no folder of data to reproduce": (words("reproduce run10 data_dir="), 2, "data_dir=: must be a path"),
     "resume nothing": (words("resume"), 2, "usage: kdrun resume"),
     "resume two": (words("resume a b"), 2, "usage: kdrun resume"),
     "a credential in a sweep": (
