@@ -17,7 +17,7 @@ from typing import Any
 
 from kdrun import __version__, commands, processes, stopping
 from kdrun.errors import KdrunError, UsageError, brief, suggestion
-from kdrun.redact import is_credential, redacted
+from kdrun.redact import is_credential, redacted, redacted_words
 from kdrun.running import in_one_line, run_stage, show
 from kdrun.words import (
     CONFIG_DIR,
@@ -292,7 +292,9 @@ def _tune(arguments: list[str], debug: bool) -> int:
 
 def _refuse_secrets(typed: list[str]) -> None:
     """The words of a sweep are kept, to go on with it."""
-    secret = next((word.partition("=")[0] for word in typed if is_credential(word.partition("=")[0])), None)
+    keys = [word.partition("=")[0] for word in typed]
+    masked = [word != other for word, other in zip(typed, redacted_words(typed), strict=True)]
+    secret = next((key for key, hides in zip(keys, masked, strict=True) if hides or is_credential(key)), None)
     if secret is not None:
         raise UsageError(f"a sweep keeps what it is given in a file; set it in the environment: {secret}")
 

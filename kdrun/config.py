@@ -6,6 +6,7 @@ types are those of its defaults, and a `limits:` node beside them holds ranges `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from kdrun import composition
 from kdrun.canonical import canonical
 from kdrun.composition import UNFIT, composing, first_line, options_by_group, plain
 from kdrun.contradictions import contradictions
-from kdrun.errors import UsageError, refuse
+from kdrun.errors import UsageError, brief, refuse
 from kdrun.overrides import known, texts, wrong_keys
 from kdrun.roles import ROLES
 from kdrun.schema import Plain, sound, violations, with_floats, without_limits
@@ -80,6 +81,9 @@ def _schema(stage: str, config: DictConfig, choices: Mapping[Any, Any], config_d
 
 
 def _wrong_places(config: Plain) -> Iterator[str]:
+    for key in ("output_dir", "run_dir"):
+        if re.match(r"\w{2,}:/", str(config[key])):
+            yield f"{key}={brief(config[key])}: this is a URL; name a folder"
     output = Path(config["output_dir"])
     if output.exists() and not output.is_dir():
         yield f"output_dir={output}: this is a file; name a folder"

@@ -22,7 +22,7 @@ ASSIGNED = re.compile(
         ("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|(?<=[ \t])[^\n,}}\]]+|\S+?(?=[:;,)\]}}'"]*(?:\s|$)))""",  # its value
     re.IGNORECASE | re.VERBOSE,
 )
-USER_INFO = re.compile(r"(?<=\w\w)(:/{1,2})[^\s/?#'\"]+@")  # pathlib makes :/ of ://
+USER_INFO = re.compile(r"(?<=\w\w)(\\?:/{1,2})[^\s/?#'\"]+@")  # pathlib makes :/ of ://, and Hydra's grammar wants \:
 
 
 def is_credential(key: str) -> bool:

@@ -243,10 +243,14 @@ def _make_directory(about: About) -> Path:
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     name = f"{now}_{about.what}_{about.fingerprint[:8]}"
     folder = Path(config["output_dir"]) / about.stage
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, 0, error) from error
     for attempt in range(1000):
         path = folder / (name if attempt == 0 else f"{name}-{attempt + 1}")
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
         except FileExistsError:
             continue  # made by another run in the same second
         except OSError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kdrun.errors import UsageError, brief, suggestion
 from kdrun.records.foreign import read_text
+from kdrun.redact import redacted
 
 if TYPE_CHECKING:
     from kdrun.reports.reading import Record
@@ -27,7 +28,9 @@ def listing(kind: str | None, folders: Sequence[Path], output_dir: Path, words: 
         )
     if kind == "runs":
         such = " such" if words else ""
-        return "\n".join(runs(output_dir, words)) or f"no{such} runs in {output_dir}; `kdrun distill` makes one"
+        return "\n".join(runs(output_dir, words)) or (
+            f"no{such} runs in {redacted(str(output_dir))}; `kdrun distill` makes one"
+        )
     if kind not in KINDS:
         raise UsageError(f"kdrun list {brief(kind)}: there is no such list; {suggestion(kind, [*KINDS, 'runs'])}")
     options = _options(KINDS[kind], folders)

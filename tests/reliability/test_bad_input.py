@@ -101,6 +101,7 @@ class Code:
 def prepare(folder: Path) -> None:
     """The files that cases name."""
     (folder / "text").write_text("no tensors\n")
+    (folder / "broken").symlink_to("nowhere")
     (folder / "used").mkdir()
     (folder / "used" / "mine").write_text("keep this")
     checkpoint(folder / "foreign.pt")
@@ -461,6 +462,8 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "a batch larger than the split": (["train", *SMALL, "batch_size=5000"], 2, "more than the 1294 training samples"),
     "a limit above the data": (["train", *SMALL, "dataset.limit=5000"], 2, "more than the 1294 training samples"),
     "a run directory in use": (["train", *SMALL, "run_dir=used"], 2, "nothing is overwritten"),
+    "outputs behind a broken link": (["train", *SMALL, "output_dir=broken"], 1, "cannot write broken/train (0 bytes"),
+    "outputs at a URL": (["train", *SMALL, "output_dir=s3://bucket/x"], 2, "output_dir=s3://bucket/x: this is a URL"),
     "outputs in a file": (["train", *SMALL, "output_dir=text"], 2, "this is a file; name a folder"),
 }
 

@@ -31,8 +31,8 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], [ENVIRONMENT], [f"data_dir={URL}"], ["-m"]],
-    ids=["environment", "override", "URL of the data", "sweep"],
+    [[], [ENVIRONMENT], [f"data_dir={URL}"], ["-m"], ["data_dir=" + URL.replace(":", "\\:")]],
+    ids=["environment", "override", "URL of the data", "sweep", "URL with Hydra's grammar"],
 )
 @pytest.mark.usefixtures("planted")
 def test_a_run_does_not_keep_it(kdrun: Command, tmp_path: Path, words: list[str]) -> None:
@@ -54,6 +54,10 @@ def test_a_run_does_not_keep_it(kdrun: Command, tmp_path: Path, words: list[str]
         ["dataset=image_folder", f"dataset.path={URL}"],
         [f"model.checkpoint={URL}"],
         [f"epochs={URL}"],
+        [f"output_dir={URL}"],
+        [f"run_dir={URL}"],
+        [f"data_dir={URL},other", "-m"],
+        [f"data_dir={URL}", "seed=0,1", "-m"],
         [ENVIRONMENT.removeprefix("+")],
         [ENVIRONMENT.removeprefix("+"), "-m"],
         [ENVIRONMENT, "-m"],
@@ -79,6 +83,12 @@ def test_a_mistake_does_not_tell_it(
     assert answer.code in (1, 2)
     assert SECRET not in answer.out + answer.err
     assert not places(tmp_path)
+
+
+def test_a_list_of_no_runs_does_not_tell_it(kdrun: Command) -> None:
+    answer = kdrun("list", "runs", f"output_dir={URL}")
+    assert (answer.code, answer.err) == (0, "")
+    assert SECRET not in answer.out
 
 
 @pytest.mark.usefixtures("planted")
