@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kdrun.errors import UsageError
+from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.records.files import PART
 from kdrun.records.runs import read_info, status
+from kdrun.redact import redacted
 
 STATES = ("last.pt", "previous.pt")
 
 
-def freeable(folder: Path, unfinished: bool = False) -> Iterator[Path]:
+def freeable(folder: Path, unfinished: bool = False, unreadable: Callable[[str], object] = print) -> Iterator[Path]:
     """Files below a folder of runs, or in one run, that can go. A run somebody is at work in is left alone.
 
     From completed runs: the training state. `unfinished`: also from those that stopped, which can then not go on.
-    Raises `UsageError` when there is no such folder.
+    `unreadable` is told of each run among others that is damaged, of which nothing goes.
+    Raises `UsageError` when there is no such folder, `KdrunError` when it is itself a run that is damaged.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such folder")
     for run in sorted(file.parent for file in folder.rglob("run.json")):
-        found = status(run, read_info(run))
+        try:
+            found = status(run, read_info(run))
+        except KdrunError as error:
+            if run == folder:
+                raise
+            unreadable(f"left alone: {brief(redacted(str(error)), 300)}")
+            continue
         if found == "running":
             continue
         yield from sorted(part for part in run.rglob(f".*{PART}") if part.is_file() and not part.is_symlink())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +49,15 @@ def test_a_run_that_can_be_gone_on_with_is_left_alone_unless_named(kdrun: Comman
     assert "2 files" in kdrun("clean", "unfinished=true").out
     assert kdrun("clean", "nowhere").code == 2
     assert kdrun("clean", "unfinished=perhaps").code == 2
+
+
+def test_one_damaged_run_does_not_keep_the_others_from_being_cleaned(kdrun: Command, run: Path) -> None:
+    damaged = run.parent / "0_damaged"
+    shutil.copytree(run, damaged)
+    (damaged / "run.json").write_text("{")
+    answer = kdrun("clean")
+    assert (answer.code, answer.err) == (0, "")
+    assert f"left alone: {damaged / 'run.json'} cannot be read" in answer.out
+    assert checkpoint_names(run) == ["model.pt"]
+    assert checkpoint_names(damaged) == ["last.pt", "model.pt", "previous.pt"]
+    assert kdrun("clean", str(damaged)).code == 1
