@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kdrun import stopping
 from kdrun.errors import UsageError, brief
 from kdrun.lookup import conf_dir
 from kdrun.records.foreign import LOADER
@@ -28,12 +29,15 @@ UNFIT = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, Typ
 
 @contextmanager
 def composing(config_dirs: Sequence[Path]) -> Iterator[None]:
-    """Hydra ready to compose: kdrun's configs, and `teacher` and `student` as two mounts of the `model` group."""
+    """Hydra ready to compose: kdrun's configs, and `teacher` and `student` as two mounts of the `model` group.
+
+    A request to stop waits until that is done: OmegaConf, cut off in the middle, makes a mistake in the config of it.
+    """
     register_roles([conf_dir(), *config_dirs])
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir()), job_name="kdrun", version_base="1.3"):
+        with stopping.deferred(), initialize_config_dir(str(conf_dir()), job_name="kdrun", version_base="1.3"):
             yield
     finally:
         GlobalHydra.instance().hydra = before

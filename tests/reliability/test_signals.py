@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 
+from kdrun import composition, stopping
 from kdrun.config import stage_config
+from kdrun.errors import UsageError
 from kdrun.stages.resume import resume
+from tests.conftest import Answer
 from tests.reliability import children
 from tests.reliability.test_resume import picture_folder
 
+Command = Callable[..., Answer]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 LONG = ["model=cnn_tiny", "epochs=100000", "device=cpu", "device.threads=1"]
 
@@ -182,3 +186,20 @@ def test_workers_that_die_of_the_signal_are_noticed(tmp_path: Path) -> None:
         if endings[-1] != (143, "kdrun: interrupted by SIGTERM\n"):
             break
     assert endings[-1] != (143, "kdrun: interrupted by SIGTERM\n"), f"the mistake was not noticed: {endings}"
+
+
+def test_a_signal_while_composing_is_no_mistake_in_the_config(kdrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OmegaConf, cut off in the middle, fails while it tidies up, and Hydra makes an error of its own of that."""
+
+    def signalled(*given: Any, **named: Any) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return composed(*given, **named)
+        except KeyboardInterrupt as error:
+            raise UsageError("cut off") from error
+
+    composed = composition.composed
+    monkeypatch.setattr(composition, "composed", signalled)
+    answer = kdrun("train", *LONG, "epochs=1")
+    stopping.forget()
+    assert (answer.code, answer.err) == (143, "kdrun: interrupted by SIGTERM\n")
