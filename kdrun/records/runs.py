@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdrun.errors import KdrunError, UsageError
+from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.records import lock
 from kdrun.records.files import read_json
-from kdrun.records.foreign import read_yaml
+from kdrun.records.foreign import read_text, read_yaml
 
 FORMAT = 1
+MOST_OF_A_HISTORY = 100_000_000  # bytes
+STATUSES = ("running", "completed", "failed", "interrupted")
+# what a run is gone on with, or made again, by
+FACTS = {"attempts": int, "started": str, "code": str, "data": dict, "device": dict, "places": dict, "versions": dict}
 # what may change in a resumed run
 PLACES = (
     "run_dir",
@@ -44,9 +49,38 @@ def read_info(run: Path) -> dict[str, Any]:
     info = read_json(run / "run.json")
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise UsageError(f"{run / 'run.json'} has another format than this kdrun reads ({FORMAT})")
-    if not {"status", "fingerprint"} <= info.keys():
-        raise UsageError(f"{run / 'run.json'} is not whole: it has no status or no fingerprint")
+    if info.get("status") not in STATUSES or not isinstance(info.get("fingerprint"), str):
+        raise UsageError(f"{run / 'run.json'} is not whole: it has no status that there is, or no fingerprint")
     return info
+
+
+def refuse_incomplete(run: Path, info: Mapping[str, Any]) -> None:
+    """Raise `KdrunError` for a `run.json` in which something of `FACTS` is not there, or is something else."""
+    lacking = [key for key, kind in FACTS.items() if not isinstance(info.get(key), kind)]
+    if lacking:
+        raise KdrunError(f"{run / 'run.json'} is not whole: it does not say as it should: {', '.join(lacking)}")
+
+
+def read_numbers(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A run's `summary.json` and the lines of its `metrics.jsonl`, where it trained. Raises `KdrunError`."""
+    file, history = run / "summary.json", run / "metrics.jsonl"
+    summary = read_json(file)
+    if not isinstance(summary, dict) or not all(value is None or _is_number(value) for value in summary.values()):
+        raise KdrunError(f"{file} is not whole: it does not map names to numbers")
+    try:
+        text = read_text(history, MOST_OF_A_HISTORY) if history.exists() else ""
+        lines = [json.loads(line) for line in text.splitlines()]
+    except (ValueError, RecursionError) as error:
+        raise KdrunError(f"{history} cannot be read: {brief(error)}") from error
+    for line in lines:
+        sound = isinstance(line, dict) and isinstance(line.get("split"), str) and isinstance(line.get("epoch"), int)
+        if not sound or not all(isinstance(value, str) or _is_number(value) for value in line.values()):
+            raise KdrunError(f"{history} is not whole: its lines are not those of epochs and splits")
+    return summary, lines
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def status(run: Path, info: Mapping[str, Any]) -> str:
@@ -60,9 +94,9 @@ def completed(run: Path) -> dict[str, Any]:
     """`read_info` of a run that has ended well. Raises `UsageError` otherwise."""
     info = read_info(run)
     if info["status"] != "completed":
+        reason = brief(info.get("reason", "no reason recorded"), 300)
         raise UsageError(
-            f"run {run} is {status(run, info)}, not completed ({info.get('reason', 'no reason recorded')}); "
-            f"`kdrun resume {run}` goes on with it"
+            f"run {run} is {status(run, info)}, not completed ({reason}); `kdrun resume {run}` goes on with it"
         )
     return info
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdrun.errors import brief
 from kdrun.records.files import read_json
 from kdrun.records.runs import read_info
 from kdrun.reports.advice import advice
@@ -51,9 +52,10 @@ def outcome(run: Path) -> str:
 def verdict(info: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
     """What the numbers say, in words: gain, gap closed, and a warning where the comparison has no ground."""
     count, split = int(summary["test/samples"]), "test"
-    said = [f"{split} split of {info['data']['name']}: n = {count:,}; one run, seed {info['seeds'].get('seed', 0)}"]
+    data, seed = brief(info["data"]["name"]), brief(info["seeds"].get("seed", 0))
+    said = [f"{split} split of {data}: n = {count:,}; one run, seed {seed}"]
     if "adapted" in info:
-        said.append(info["adapted"])
+        said.append(brief(info["adapted"], 300))
     if "gain" not in summary:
         return said
     gain, closed = summary["gain"], summary["gap_closed"]

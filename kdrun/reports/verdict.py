@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdrun.errors import brief
+from kdrun.records.files import read_json
+from kdrun.records.runs import read_numbers
+
 TIMES = ("_seconds", "_per_second")  # endings of what no two runs share
 EXACT, WITHIN, DIFFERENT = "EXACT", "WITHIN TOLERANCE", "DIFFERENT"
+Epochs = dict[tuple[int, str], dict[str, Any]]  # numbers by epoch and split
 ENVIRONMENT = ("device", "versions", "platform", "git", "data", "result_version", "fingerprint")
 
 
@@ -24,10 +28,9 @@ class Difference:
 
     @property
     def size(self) -> float:
-        """How far apart; infinite where one of the two is missing."""
-        if self.recorded is None or self.got is None:
-            return float("inf")
-        return abs(self.got - self.recorded)
+        """How far apart; infinite where one of the two is missing, or a word."""
+        sound = all(isinstance(one, int | float) for one in (self.recorded, self.got))
+        return abs(self.got - self.recorded) if sound else float("inf")
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,13 @@ class Verdict:
 
 
 def compare(recorded: Path, got: Path, weights: float | None, tolerance: float | None = None) -> Verdict:
-    """Compare two completed runs; `weights` is the largest difference between their models' weights, None without."""
-    summary = list(_summaries(recorded, got))
-    history = list(_histories(recorded, got))
+    """Compare two completed runs; `weights` is the largest difference between their models' weights, None without.
+
+    Raises `KdrunError` when the numbers of one cannot be read.
+    """
+    (before, lines_before), (after, lines_after) = (read_numbers(run) for run in (recorded, got))
+    summary = list(_numbers(before, after, None))
+    history = list(_histories(_by_epoch(lines_before), _by_epoch(lines_after)))
     different = summary + history
     word = EXACT
     if different or weights:
@@ -51,14 +58,8 @@ def compare(recorded: Path, got: Path, weights: float | None, tolerance: float |
     return Verdict(word, "\n".join([*lines, _sentence(word, len(different), tolerance)]))
 
 
-def _summaries(recorded: Path, got: Path) -> Iterator[Difference]:
-    before, after = (json.loads((run / "summary.json").read_text()) for run in (recorded, got))
-    yield from _numbers(before, after, None)
-
-
-def _histories(recorded: Path, got: Path) -> Iterator[Difference]:
+def _histories(before: Epochs, after: Epochs) -> Iterator[Difference]:
     """For each metric of the training, the first epoch in which it differs."""
-    before, after = (_history(run) for run in (recorded, got))
     seen: set[str] = set()
     for epoch, split in sorted({**before, **after}):
         for one in _numbers(before.get((epoch, split), {}), after.get((epoch, split), {}), epoch):
@@ -67,9 +68,7 @@ def _histories(recorded: Path, got: Path) -> Iterator[Difference]:
                 yield Difference(f"{split} {one.metric}", one.recorded, one.got, epoch)
 
 
-def _history(run: Path) -> dict[tuple[int, str], dict[str, Any]]:
-    file = run / "metrics.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+def _by_epoch(lines: Iterable[dict[str, Any]]) -> Epochs:
     return {(line.pop("epoch"), line.pop("split")): line for line in lines}
 
 
@@ -82,18 +81,24 @@ def _numbers(before: Mapping[str, Any], after: Mapping[str, Any], epoch: int | N
 def _table(summary: list[Difference], history: list[Difference], weights: float | None) -> Iterator[str]:
     rows = [*summary, *history]
     if rows:
-        width = max(len(one.metric) for one in rows)
+        width = max(len(brief(one.metric)) for one in rows)
         yield f"{'metric':<{width}}  {'recorded':>14}  {'got':>14}  {'difference':>10}  first epoch"
         for one in rows:
-            numbers = "  ".join(f"{'none' if n is None else format(n, '.8g'):>14}" for n in (one.recorded, one.got))
-            yield f"{one.metric:<{width}}  {numbers}  {one.size:>10.2g}  {one.epoch or ''}".rstrip()
+            numbers = "  ".join(f"{_shown(n):>14}" for n in (one.recorded, one.got))
+            yield f"{brief(one.metric):<{width}}  {numbers}  {one.size:>10.2g}  {one.epoch or ''}".rstrip()
     if weights is not None:
         yield "weights: equal to the last bit" if weights == 0 else f"weights: differ by up to {weights:.2g}"
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, int | float):
+        return format(value, ".8g")
+    return "none" if value is None else brief(value)
+
+
 def _surroundings(recorded: Path, got: Path) -> Iterator[str]:
     """What else is not the same: versions, hardware, threads, commit, data."""
-    before, after = (json.loads((run / "run.json").read_text()) for run in (recorded, got))
+    before, after = (read_json(run / "run.json") for run in (recorded, got))
     for key in ENVIRONMENT:
         yield from _unequal(before.get(key), after.get(key), key)
 
@@ -103,7 +108,7 @@ def _unequal(before: Any, after: Any, name: str) -> Iterator[str]:
         for key in {**before, **after}:
             yield from _unequal(before.get(key), after.get(key), f"{name}.{key}")
     elif before != after:
-        yield f"environment: {name} was {before}, is {after}"
+        yield f"environment: {brief(name)} was {brief(before)}, is {brief(after)}"
 
 
 def _sentence(word: str, different: int, tolerance: float | None) -> str:

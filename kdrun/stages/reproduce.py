@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from kdrun import assembly, processes
-from kdrun.errors import KdrunError
+from kdrun.errors import KdrunError, brief
 from kdrun.progress import shown
 from kdrun.records import checkpoints
 from kdrun.records.environment import code_fingerprint
-from kdrun.records.runs import read_info, status
+from kdrun.records.runs import read_info, read_numbers, refuse_incomplete, status
 from kdrun.schema import Plain
 from kdrun.stages.evaluate import with_dataset
 from kdrun.stages.resume import STAGES, saved_config
@@ -37,10 +37,11 @@ def reproduce(
 
 def _made(run: Path, info: Plain, config: Plain, rebuild: bool) -> Path:
     data = assembly.read_data(with_dataset(config) if config["stage"] == "evaluate" else config)
-    if data.fingerprint != info["data"]["fingerprint"]:
+    recorded = info["data"].get("fingerprint")
+    if data.fingerprint != recorded:
         raise KdrunError(
             f"cannot compare: the data is another than that of {run} (fingerprint {data.fingerprint[:8]}, recorded "
-            f"{info['data']['fingerprint'][:8]}); point data_dir= to the same files"
+            f"{brief(recorded)[:8]}); point data_dir= to the same files"
         )
     if config["stage"] == "distill":
         return STAGES["distill"](config, data, rebuild=rebuild)
@@ -48,13 +49,21 @@ def _made(run: Path, info: Plain, config: Plain, rebuild: bool) -> Path:
 
 
 def comparable(run: Path, info: Plain) -> None:
-    """Raise `KdrunError` unless the run is whole and was made by the code that is about to run."""
+    """Raise `KdrunError` unless the run can be read, numbers and weights too, and was made by the code that is here."""
     found = status(run, info)
     if found != "completed":
         raise KdrunError(f"cannot compare: {run} is {found}, not completed; `kdrun resume {run}` goes on with it")
+    try:
+        refuse_incomplete(run, info)
+        read_numbers(run)
+        if _model(run).is_file():
+            checkpoints.load(_model(run))
+    except KdrunError as error:
+        raise KdrunError(f"cannot compare: {error}") from error
     if info["code"] != code_fingerprint():
-        git = info.get("git") or {}
-        made_by = f"commit {git['commit'][:12]}" if git.get("commit") else f"kdrun {info['versions'].get('kdrun')}"
+        git = info.get("git")
+        commit = git.get("commit") if isinstance(git, dict) else None
+        made_by = f"commit {brief(commit)[:12]}" if commit else f"kdrun {brief(info['versions'].get('kdrun'))}"
         diff = f" with the changes in {run / 'code.diff'}" if (run / "code.diff").exists() else ""
         raise KdrunError(
             f"cannot compare: {run} was made by other code ({made_by}{diff}); run that code to reproduce it"
@@ -63,13 +72,17 @@ def comparable(run: Path, info: Plain) -> None:
 
 def weights_differ(run: Path, made: Path) -> float | None:
     """The largest difference between the weights of two runs' models; None where a run has no model of its own."""
-    files = [folder / "checkpoints" / "model.pt" for folder in (run, made)]
+    files = [_model(folder) for folder in (run, made)]
     if not all(file.is_file() for file in files):
         return None
     before, after = (checkpoints.load(file)["state_dict"] for file in files)
     if before.keys() != after.keys() or any(before[key].shape != after[key].shape for key in before):
         return float("inf")
     return max(((before[key].double() - after[key].double()).abs().max().item() for key in before), default=0.0)
+
+
+def _model(run: Path) -> Path:
+    return run / "checkpoints" / "model.pt"
 
 
 def _again(config: Plain, changes: dict[str, Any]) -> Plain:

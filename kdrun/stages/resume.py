@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdrun.records.runs import is_completed, read_config, read_info
+from kdrun.records.runs import is_completed, read_config, read_info, refuse_incomplete
 from kdrun.saved import checked_run_config
 from kdrun.schema import Plain
 from kdrun.stages.distill import distill
@@ -41,16 +41,17 @@ def resumed_config(run: Path, folders: Sequence[Path] = ()) -> Plain:
 def saved_config(run: Path, info: dict[str, Any], folders: Sequence[Path] = ()) -> Plain:
     """A run's config, checked, with the data folder that it used and the threads it had.
 
-    What else is made for it goes where its others are.
+    What else is made for it goes where its others are. Raises `KdrunError` for a run that does not say what it did.
     """
+    refuse_incomplete(run, info)
     config = checked_run_config(read_config(run), run, folders)
-    threads = config["device"]["threads"] or info["device"]["threads"]
-    data_dir = config["data_dir"] or info["places"]["data_dir"]
+    threads = config["device"]["threads"] or info["device"].get("threads")
+    data_dir = config["data_dir"] or info["places"].get("data_dir")
     device = {**config["device"], "threads": threads}
     config = {**config, "data_dir": data_dir, "output_dir": str(_output_dir(run, config, info)), "device": device}
-    if "teacher_outputs" in info:  # what `auto` chose then; what it would choose now depends on what is stored
+    if "teacher_outputs" in info and "teacher" in config:  # what `auto` chose then; now it depends on what is stored
         config["teacher"] = {**config["teacher"], "outputs": info["teacher_outputs"]}
-    return config
+    return checked_run_config(config, run, folders)  # `run.json` may be anybody's too
 
 
 def _output_dir(run: Path, config: Plain, info: dict[str, Any]) -> Path:

@@ -100,8 +100,17 @@ def test_what_cannot_be_compared_is_not_run(kdrun: Command, trained: Path, monke
     cannot_compare(kdrun, trained, "the data is another")
     write_json(trained / "run.json", {**info, "code": "0" * 64})
     cannot_compare(kdrun, trained, "other code")
+    write_json(trained / "run.json", {key: value for key, value in info.items() if key != "places"})
+    cannot_compare(kdrun, trained, "does not say as it should: places")
     write_json(trained / "run.json", info)
     assert kdrun("reproduce", str(trained)).code == 0
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "checkpoints/model.pt"])
+def test_what_it_would_be_compared_with_is_read_before_it_is_run(kdrun: Command, trained: Path, name: str) -> None:
+    file = trained / name
+    file.write_bytes(file.read_bytes()[:-10])
+    cannot_compare(kdrun, trained, name)
 
 
 def test_threads_default_to_the_recorded_number_and_may_be_changed(kdrun: Command, trained: Path) -> None:

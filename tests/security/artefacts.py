@@ -470,7 +470,30 @@ def a_run_json_of_wrong_types(folder: Path) -> Commands:
         shutil.copytree("completed", f"completed{number}")
         Path(f"completed{number}/run.json").write_text(json.dumps({**info, key: value}))
         commands.append(["reproduce", f"completed{number}"])
-    return commands[:3]
+    return commands
+
+
+@artefact
+def numbers_to_compare_that_are_no_file(folder: Path) -> Commands:
+    for name in ("summary.json", "metrics.jsonl"):
+        shutil.copytree("completed", f"pipe-{name}")
+        Path(f"pipe-{name}", name).unlink()
+        os.mkfifo(f"pipe-{name}/{name}")
+    shutil.copytree("completed", "deep")
+    Path("deep/metrics.jsonl").write_text("[" * 1_000_000)
+    shutil.copytree("completed", "words")
+    Path("words/summary.json").write_text(json.dumps({"test/accuracy": ESCAPE}))
+    return [["reproduce", run] for run in ("pipe-summary.json", "pipe-metrics.jsonl", "deep", "words")]
+
+
+@harmless
+def differences_that_write_to_the_terminal(folder: Path) -> Commands:
+    summary, info = Path("completed/summary.json"), Path("completed/run.json")
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), ESCAPE: 1.0}))
+    content = json.loads(info.read_text())
+    content |= {"data": {**content["data"], "name": ESCAPE}, "adapted": ESCAPE}
+    info.write_text(json.dumps({**content, "versions": {**content["versions"], "torch": ESCAPE, ESCAPE: "1"}}))
+    return [["reproduce", "completed"], ["resume", "completed"]]
 
 
 @harmless
