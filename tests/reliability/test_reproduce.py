@@ -58,14 +58,16 @@ def test_exact_with_teacher_and_baseline_found_or_made_again(kdrun: Command) -> 
 
 
 def test_different_numbers_are_shown_with_their_first_epoch(kdrun: Command, trained: Path) -> None:
-    changed(trained / "summary.json", lambda numbers: {**numbers, "test/nll": numbers["test/nll"] + 1e-6})
+    more = {"\x1b[2Ja name that clears the screen": 1.0}
+    changed(trained / "summary.json", lambda numbers: {**numbers, "test/nll": numbers["test/nll"] + 1e-6, **more})
     history = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     history[-1]["loss"] += 1e-7
     (trained / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
     changed(trained / "run.json", lambda info: {**info, "versions": {**info["versions"], "torch": "1.0"}})
     answer = kdrun("reproduce", str(trained))
     assert answer.code == 1
-    assert "DIFFERENT: 2 numbers" in answer.out
+    assert "DIFFERENT: 3 numbers" in answer.out
+    assert "\x1b" not in answer.out
     loss = next(line for line in answer.out.splitlines() if line.startswith("train loss "))
     assert loss.split()[-1] == "2", "the first epoch that differs"
     assert "environment: versions.torch was 1.0, is " in answer.out
