@@ -60,7 +60,6 @@ def _reserve(file: int, count: int) -> None:
 
 def _key(files: Files) -> str:
     digest = hashlib.sha256(f"1 {PIL.__version__} {files.resize} {files.size}\n".encode())
-    for path in files.paths:
-        state = path.stat()
+    for path, state in files.states():
         digest.update(f"{path.absolute()} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,14 @@ class Files:
         except Exception as error:  # a damaged picture raises whatever its decoder stumbles over
             reason = " ".join(str(error).split())
             raise KdrunError(f"image {self.paths[row]} (row {row}) cannot be read: {reason}") from error
+
+    def states(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """Each file and what the system says of it. Raises `KdrunError` naming one that is not there."""
+        for row, path in enumerate(self.paths):
+            try:
+                yield path, path.stat()
+            except OSError as error:
+                raise KdrunError(f"image {path} (row {row}) cannot be read: {error.strerror}") from error
 
     def decode_all(self, pixels: Tensor, threads: int = 4) -> Tensor:
         """Every image, written into `pixels` `(N, 3, size, size)` uint8."""

@@ -111,8 +111,8 @@ def fingerprint(raw: Raw) -> str:
             continue
         digest.update(part.targets.numpy().tobytes())
         if isinstance(part.pixels, Files):
-            for path in part.pixels.paths:
-                digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+            for path, state in part.pixels.states():
+                digest.update(f"{path.parent.name}/{path.name} {state.st_size}\n".encode())
         else:
             digest.update(str(tuple(part.pixels.shape)).encode())
             digest.update(part.pixels.contiguous().numpy().data)

@@ -131,6 +131,9 @@ def prepare(folder: Path) -> None:
     images(folder / "truncated")
     picture = folder / "truncated" / "dog" / "03.png"
     picture.write_bytes(picture.read_bytes()[:-30])
+    images(folder / "astray")
+    (folder / "astray" / "dog" / "03.png").unlink()
+    (folder / "astray" / "dog" / "03.png").symlink_to("nowhere.png")
     images(folder / "lacking")
     for file in (folder / "lacking" / "dog").iterdir():
         file.unlink()
@@ -454,6 +457,12 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "a class only in the test split": ([*FOLDER, "dataset.path=strange"], 2, "has a class 'emu'"),
     "a truncated image": ([*FOLDER, "dataset.path=truncated"], 1, "truncated/dog/03.png (row 15) cannot be read"),
     "an image of nan": ([*FOLDER, "dataset.path=floats"], 1, "cat/05.tif (row 6) cannot be read: it has pixels"),
+    "an image that leads nowhere": ([*FOLDER, "dataset.path=astray"], 1, "astray/dog/03.png (row 15) cannot be read"),
+    "a streamed image that leads nowhere": (
+        [*FOLDER, "dataset.path=astray", "dataset.cache_gb=0"],
+        1,
+        "astray/dog/03.png (row 15) cannot be read: No such file",
+    ),
     "images that are not square": ([*MNIST, "data_dir=oblong"], 2, "28x20 pixels: only square ones"),
     "fewer labels than images": ([*MNIST, "data_dir=fewer"], 2, "has 40 images and fewer/MNIST/raw/train-labels"),
     "a label out of range": ([*MNIST, "data_dir=labels"], 2, "label 12 of row 39 is out of range; allowed: 0 to 9"),
