@@ -446,11 +446,13 @@ def test_five_hundred_runs_make_a_small_page_soon(five_hundred: Path) -> None:
 
 
 def test_five_hundred_runs_are_listed_within_a_second(five_hundred: Path, kdrun: Command) -> None:
-    kdrun("list", "runs")  # imports
-    begin = time.process_time()
-    answer = kdrun("list", "runs", f"output_dir={five_hundred}", "loss.alpha=0.9", "test/accuracy>0.94")
-    assert time.process_time() - begin <= 1
-    assert len(answer.out.splitlines()) == 10
+    seconds = []
+    for _ in range(3):  # the first one imports; another program may slow one of them down
+        begin = time.process_time()
+        answer = kdrun("list", "runs", f"output_dir={five_hundred}", "loss.alpha=0.9", "test/accuracy>0.94")
+        seconds.append(time.process_time() - begin)
+        assert len(answer.out.splitlines()) == 10
+    assert min(seconds) <= 1
 
 
 # --------------------------------------------------------------------------------------------------- command line
