@@ -3,7 +3,7 @@
 Every side of a comparison is a process of its own (`bench_jobs.py`, `bench_peer.py`), so that nothing of one is left to
 the other. A round runs all sides once; rounds that other processes disturbed are made again; figures are medians.
 
-    python scripts/bench.py [--rounds 5] [--steps 100] [--only '32 px*' …] [--json FILE] [--write]
+    python scripts/bench.py [--rounds 5] [--steps 100] [--only '32 px*' compiled …] [--json FILE] [--write]
 
 torchdistill is installed from the package index into an environment of its own, `--peer` (made when it is not there).
 Run it on a machine that does nothing else.
@@ -108,7 +108,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="of each training at 32 px; a tenth of it at 224 px")
     parser.add_argument("--only", nargs="*", default=["*"], help="patterns of groups: 'start', '32 px, wrn*', …")
     parser.add_argument("--peer", type=Path, default=ROOT / ".venv-torchdistill")
-    parser.add_argument("--compile", action="store_true", help="compiled trainings too (a minute more for each)")
     parser.add_argument("--json", type=Path, help="kept here after every row; what it has already is in the table too")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
@@ -146,13 +145,17 @@ def all_rows(bench: Bench, options: argparse.Namespace) -> Iterator[Row]:
     for teacher, student in SMALL:
         group = f"32 px, {teacher} → {student}"
         if bench.wants(group):
-            yield from small_rows(bench, group, (teacher, student), options)
+            yield from small_rows(bench, group, (teacher, student), options.steps)
     for teacher, student in LARGE:
         group = f"224 px, {teacher} → {student}"
         if bench.wants(group):
             yield from large_rows(bench, group, (teacher, student), options.steps // 10)
     if bench.wants("launch"):
         yield from launch_rows(bench)
+    for teacher, student in SMALL:
+        group = f"compiled, {teacher} → {student}"
+        if bench.wants(group):
+            yield from compiled_rows(bench, group, (teacher, student), options.steps)
     if bench.wants("checkpoints"):
         found = bench.run("checkpoints", {"epochs": [JOBS, "epochs", *SMALL[0], "--steps", "200"]})
         ours, theirs = found["epochs"]["epoch"], found["epochs"]["without"]
@@ -181,34 +184,37 @@ def start_rows(rounds: int) -> Iterator[Row]:
         yield Row(what, median(times), 1.0, "s", goal, rounds=rounds)
 
 
-def small_rows(bench: Bench, group: str, pair: tuple[str, str], options: argparse.Namespace) -> Iterator[Row]:
-    steps = ["--steps", str(options.steps)]
+def small_rows(bench: Bench, group: str, pair: tuple[str, str], steps: int) -> Iterator[Row]:
+    more = ["--steps", str(steps)]
     sides = {
-        "torchdistill": [PEER, *pair, *steps],
-        "auto": [JOBS, "kdrun", *pair, "--precision", "auto", *steps],
-        "strict": [JOBS, "kdrun", *pair, *steps],
-        "bare": [JOBS, "bare", *pair, *steps],
-        "stored": [JOBS, "kdrun", *pair, "--how", "stored", "--precision", "auto", *steps],
-        "bare student": [JOBS, "bare", *pair, "--how", "none", "--precision", "auto", *steps],
+        "torchdistill": [PEER, *pair, *more],
+        "auto": [JOBS, "kdrun", *pair, "--precision", "auto", *more],
+        "strict": [JOBS, "kdrun", *pair, *more],
+        "bare": [JOBS, "bare", *pair, *more],
+        "stored": [JOBS, "kdrun", *pair, "--how", "stored", "--precision", "auto", *more],
+        "bare student": [JOBS, "bare", *pair, "--how", "none", "--precision", "auto", *more],
     }
-    compiled = [*sides["auto"], "--compile"], [*sides["strict"], "--compile"]
-    sides |= {"auto compiled": compiled[0], "strict compiled": compiled[1]} if options.compile else {}
     found = bench.run(group, sides)
     peer, n = found["torchdistill"]["step"], count(found)
 
-    def row(what: str, ours: str, theirs: float, goal: float, **more: bool) -> Row:
-        return Row(
-            f"{group}: {what}", found[ours]["step"], theirs, "s/step", goal, rounds=n, steps=options.steps, **more
-        )
+    def row(what: str, ours: str, theirs: float, goal: float, **flags: bool) -> Row:
+        return Row(f"{group}: {what}", found[ours]["step"], theirs, "s/step", goal, rounds=n, steps=steps, **flags)
 
     yield row("cold, over torchdistill", "auto", peer, 3.0, faster=True, half=True)
     yield row("strict fp32, over torchdistill", "strict", peer, 1.2, faster=True)
-    if options.compile:
-        yield row("cold compiled, over torchdistill", "auto compiled", peer, 3.5, faster=True, half=True)
-        yield row("strict fp32 compiled, over torchdistill", "strict compiled", peer, 1.5, faster=True)
     yield row("cold, step over bare teacher + student", "strict", found["bare"]["step"], 1.03)
     yield row("stored, step over bare student", "stored", found["bare student"]["step"], 1.03)
-    yield sweep_row(group, found, options.steps, 64, 4, n)
+    yield sweep_row(group, found, steps, 64, 4, n)
+
+
+def compiled_rows(bench: Bench, group: str, pair: tuple[str, str], steps: int) -> Iterator[Row]:
+    own = [JOBS, "kdrun", *pair, "--steps", str(steps), "--compile"]
+    sides = {"torchdistill": [PEER, *pair, "--steps", str(steps)], "auto": [*own, "--precision", "auto"], "strict": own}
+    found = bench.run(group, sides)
+    for what, side, goal, half in (("cold", "auto", 3.5, True), ("strict fp32", "strict", 1.5, False)):
+        times = found[side]["step"], found["torchdistill"]["step"]
+        told = f"{group}: {what}, over torchdistill"
+        yield Row(told, *times, "s/step", goal, faster=True, half=half, rounds=count(found), steps=steps)
 
 
 def large_rows(bench: Bench, group: str, pair: tuple[str, str], steps: int) -> Iterator[Row]:
