@@ -73,13 +73,14 @@ def main() -> int:
             raise
         _say(redacted(str(error)))
         return error.exit_code
-    except stopping.Stopped as error:
-        _say(f"interrupted by {error}")
-        return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone: say nothing more
         return 0
-    except Exception as error:
+    except (Exception, stopping.Stopped) as error:
+        stopped = stopping.request(error)
+        if stopped is not None:
+            _say(f"interrupted by {stopped}")
+            return stopped.exit_code
         if debug:
             raise
         _say(in_one_line(error))

@@ -6,13 +6,16 @@ work at once. A second SIGINT always does.
 
 from __future__ import annotations
 
+import atexit
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 LINGER = 10  # seconds
+SOON = 0.02  # seconds, after which a request that came at a bad moment is looked at again
 
 
 class Stopped(KeyboardInterrupt):
@@ -27,6 +30,7 @@ class Stopped(KeyboardInterrupt):
 class _Requests:
     deferring = False
     received: int | None = None
+    latest = 0.0  # when a request that is put off is carried out all the same
 
 
 def listen() -> None:
@@ -34,6 +38,14 @@ def listen() -> None:
     forget()
     for number in SIGNALS:
         signal.signal(number, _handle)
+    atexit.unregister(_ignore)
+    atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    """The work is done, and a signal that comes while Python tidies up would make a failure of it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def forget() -> None:
@@ -46,9 +58,9 @@ def linger(worker: int = 0) -> None:
 
     They still end by SIGTERM, ten seconds later: it is also what they get from a parent that wants to be rid of them.
     """
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    _ignore()
     if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER))
 
 
@@ -60,6 +72,13 @@ def requested() -> bool:
 def received() -> int | None:
     """The signal by which somebody has asked, while `deferred`."""
     return _Requests.received
+
+
+def request(error: BaseException) -> Stopped | None:
+    """The request behind an error, if there was one: some libraries make an error of their own of it."""
+    if isinstance(error, Stopped):
+        return error
+    return None if _Requests.received is None else Stopped(_Requests.received)
 
 
 def note(number: int) -> None:
@@ -96,7 +115,33 @@ def at_once() -> Iterator[None]:
         _Requests.deferring = before
 
 
-def _handle(number: int, frame: Any) -> None:
+def _handle(number: int, frame: FrameType | None) -> None:
     first, _Requests.received = _Requests.received is None, _Requests.received or number
-    if not _Requests.deferring or (number == signal.SIGINT and not first):
+    if number == signal.SIGINT and not first:
         raise Stopped(_Requests.received)
+    if first:
+        _Requests.latest = time.monotonic() + LINGER
+    _carry_out(frame)
+
+
+def _carry_out(frame: FrameType | None) -> None:
+    """End the work, unless that is deferred.
+
+    A module that is being imported is waited for: Python, numpy and torch, cut off in the middle of one, make errors
+    of their own of that, or abort.
+    """
+    if _Requests.deferring or _Requests.received is None:
+        return
+    if _importing(frame) and time.monotonic() < _Requests.latest and hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, lambda _, now: _carry_out(now))
+        signal.setitimer(signal.ITIMER_REAL, SOON)
+        return
+    raise Stopped(_Requests.received)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from kdrun.records.runs import read_numbers
 TIMES = ("_seconds", "_per_second")  # endings of what no two runs share
 EXACT, WITHIN, DIFFERENT = "EXACT", "WITHIN TOLERANCE", "DIFFERENT"
 Epochs = dict[tuple[int, str], dict[str, Any]]  # numbers by epoch and split
-ENVIRONMENT = ("device", "versions", "platform", "git", "data", "result_version", "fingerprint")
+ENVIRONMENT = ("device", "versions", "platform", "git", "data", "result_version", "fingerprint", "teacher_weights")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Verdict:
 def compare(recorded: Path, got: Path, weights: float | None, tolerance: float | None = None) -> Verdict:
     """Compare two completed runs; `weights` is the largest difference between their models' weights, None without.
 
-    Raises `KdrunError` when the numbers of one cannot be read.
+    The tolerance is one of the numbers: weights that end elsewhere are said beside it, and are DIFFERENT only when
+    they are not those of the same network, or not finite. Raises `KdrunError` when the numbers of one cannot be read.
     """
     (before, lines_before), (after, lines_after) = (read_numbers(run) for run in (recorded, got))
     summary = list(_numbers(before, after, None))
@@ -53,9 +55,9 @@ def compare(recorded: Path, got: Path, weights: float | None, tolerance: float |
     word = EXACT
     if different or weights:
         small = tolerance is not None and all(one.size <= tolerance for one in different)
-        word = WITHIN if small else DIFFERENT
+        word = WITHIN if small and (weights is None or isfinite(weights)) else DIFFERENT
     lines = [*_table(summary, history, weights), *_surroundings(recorded, got)]
-    return Verdict(word, "\n".join([*lines, _sentence(word, len(different), tolerance)]))
+    return Verdict(word, "\n".join([*lines, _sentence(word, len(different), weights, tolerance)]))
 
 
 def _histories(before: Epochs, after: Epochs) -> Iterator[Difference]:
@@ -87,7 +89,15 @@ def _table(summary: list[Difference], history: list[Difference], weights: float 
             numbers = "  ".join(f"{_shown(n):>14}" for n in (one.recorded, one.got))
             yield f"{brief(one.metric):<{width}}  {numbers}  {one.size:>10.2g}  {one.epoch or ''}".rstrip()
     if weights is not None:
-        yield "weights: equal to the last bit" if weights == 0 else f"weights: differ by up to {weights:.2g}"
+        yield _of_weights(weights)
+
+
+def _of_weights(weights: float) -> str:
+    if weights == 0:
+        return "weights: equal to the last bit"
+    if not isfinite(weights):
+        return "weights: not those of the same network, or not finite"
+    return f"weights: differ by up to {weights:.2g}"
 
 
 def _shown(value: Any) -> str:
@@ -111,9 +121,10 @@ def _unequal(before: Any, after: Any, name: str) -> Iterator[str]:
         yield f"environment: {brief(name)} was {brief(before)}, is {brief(after)}"
 
 
-def _sentence(word: str, different: int, tolerance: float | None) -> str:
+def _sentence(word: str, different: int, weights: float | None, tolerance: float | None) -> str:
     if word == EXACT:
         return "EXACT: every number is the same"
     if word == WITHIN:
-        return f"WITHIN TOLERANCE: no number differs by more than {tolerance:g}"
-    return f"DIFFERENT: {different} numbers"
+        elsewhere = f"; {_of_weights(weights)}, which no tolerance is for" if weights else ""
+        return f"WITHIN TOLERANCE: no number differs by more than {tolerance:g}{elsewhere}"
+    return f"DIFFERENT: {different} numbers{' and the weights' if weights else ''}"

@@ -84,7 +84,7 @@ def distill(
         parents=[teacher.parent] + ([] if alone is None else [as_parent("alone", alone)]),
         overrides=overrides or [],
         places=assembly.places(config),
-        facts={"teacher_outputs": how, "teacher_way": source.way.record()},
+        facts={"teacher_outputs": how, "teacher_way": source.way.record(), "teacher_weights": teacher.weights},
     )
     with Run.begin(about, unfinished) as run, mirrored(run, config), processes.watched():
         for one in about.parents:

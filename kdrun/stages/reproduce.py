@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from kdrun import assembly, processes
 from kdrun.errors import KdrunError, brief
 from kdrun.progress import shown
 from kdrun.records import checkpoints
 from kdrun.records.environment import code_fingerprint
+from kdrun.records.models import load_model
 from kdrun.records.runs import read_info, read_numbers, refuse_incomplete, status
 from kdrun.schema import Plain
 from kdrun.stages.evaluate import with_dataset
@@ -56,8 +62,8 @@ def comparable(run: Path, info: Plain) -> None:
     try:
         refuse_incomplete(run, info)
         read_numbers(run)
-        if _model(run).is_file():
-            checkpoints.load(_model(run))
+        if info.get("stage") != "evaluate":
+            load_model(run)
     except KdrunError as error:
         raise KdrunError(f"cannot compare: {error}") from error
     if info["code"] != code_fingerprint():
@@ -71,18 +77,26 @@ def comparable(run: Path, info: Plain) -> None:
 
 
 def weights_differ(run: Path, made: Path) -> float | None:
-    """The largest difference between the weights of two runs' models; None where a run has no model of its own."""
-    files = [_model(folder) for folder in (run, made)]
-    if not all(file.is_file() for file in files):
+    """The largest difference between the weights of two runs' models, 0 when they are equal to the last bit.
+
+    Infinite for weights of another network, type or shape, or when they are not finite; None for evaluations.
+    """
+    if read_info(run).get("stage") == "evaluate":
         return None
+    files = [folder / "checkpoints" / "model.pt" for folder in (run, made)]
     before, after = (checkpoints.load(file)["state_dict"] for file in files)
-    if before.keys() != after.keys() or any(before[key].shape != after[key].shape for key in before):
-        return float("inf")
-    return max(((before[key].double() - after[key].double()).abs().max().item() for key in before), default=0.0)
+    if before.keys() != after.keys():
+        return inf
+    return max((_apart(before[key], after[key]) for key in before), default=0.0)
 
 
-def _model(run: Path) -> Path:
-    return run / "checkpoints" / "model.pt"
+def _apart(before: Tensor, after: Tensor) -> float:
+    if before.dtype != after.dtype or before.shape != after.shape:
+        return inf
+    if torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (before, after))):
+        return 0.0
+    apart = (before.double() - after.double()).abs().max().item()
+    return max(apart, sys.float_info.min) if isfinite(apart) else inf  # -0.0 is not 0.0 to the last bit
 
 
 def _again(config: Plain, changes: dict[str, Any]) -> Plain:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from kdrun import assembly, processes
 from kdrun.datasets.split import Data
+from kdrun.errors import KdrunError
 from kdrun.identity import identity
 from kdrun.loggers import mirrored, require
 from kdrun.models.building import build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.lock import one_at_a_time
-from kdrun.records.models import save_model
+from kdrun.records.models import load_model, save_model
 from kdrun.records.run import About, Run
 from kdrun.records.runs import find_completed, find_unfinished, same_before, unfinished_run
 from kdrun.schema import Plain
@@ -82,20 +83,30 @@ def train_fingerprint(config: Plain, data: Data, device: str) -> str:
 def ensure(config: Plain, data: Data, device: str, role: str, rebuild: bool = False) -> Path:
     """The newest completed run with this config's fingerprint; made now, and said so, if there is none.
 
-    A run that was cut off is gone on with. Of several processes that need it, one makes it and the others wait.
-    `rebuild` makes it whatever there is.
+    A run that was cut off is gone on with; one whose model is damaged is made again, beside it. Of several processes
+    that need it, one makes it and the others wait. `rebuild` makes it whatever there is.
     """
     wanted, outputs = train_fingerprint(config, data, device), Path(config["output_dir"])
     with one_at_a_time(outputs, wanted, f"{role}: another process is training it (fingerprint {wanted[:8]}); waiting"):
         found, unfinished = processes.told(lambda: (None, None) if rebuild else _before(outputs, wanted))
-        if found is not None:
+        if found is not None and _sound(found, role):
             log.info("%s: using %s", role, found)
             return found
         if unfinished is not None:
             log.info("%s: going on with %s, which was cut off", role, unfinished)
             return train({**config, "run_dir": str(unfinished), "resume": "auto"}, data)
-        log.info("%s: no completed run has fingerprint %s; training it first", role, wanted[:8])
+        if found is None:
+            log.info("%s: no completed run has fingerprint %s; training it first", role, wanted[:8])
         return train(config, data)
+
+
+def _sound(run: Path, role: str) -> bool:
+    try:
+        load_model(run)
+    except KdrunError as error:
+        log.info("%s: %s cannot be used and is made again (%s)", role, run, error)
+        return False
+    return True
 
 
 def _before(outputs: Path, wanted: str) -> tuple[Path | None, Path | None]:

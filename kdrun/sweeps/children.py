@@ -177,14 +177,15 @@ def _work(connection: Any, task: Task, environment: dict[str, str]) -> None:
     _end_with_the_parent()
     try:
         answer = _outcome(task)
-    except stopping.Stopped as error:
-        answer = {"status": "interrupted", "reason": str(error)}
     except KdrunError as error:
         answer = {"status": "failed", "reason": redacted(str(error)), "code": error.exit_code}
     except BaseException as error:  # also `sys.exit` in somebody's plugin
-        if task.debug:
+        stopped = stopping.request(error)
+        if task.debug and stopped is None:
             raise
         answer = {"status": "failed", "reason": in_one_line(error)}
+        if stopped is not None:
+            answer = {"status": "interrupted", "reason": str(stopped)}
     print(": ".join([answer["status"], *([answer["reason"]] if answer.get("reason") else [])]))
     connection.send(answer)
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from kdrun.records import environment
+from kdrun.records import checkpoints, environment
 from kdrun.records.files import write_json
 from kdrun.records.manifest import read_jobs
-from tests.conftest import Answer
+from kdrun.reports import verdict
+from tests.conftest import Answer, mutated
 from tests.reliability.test_crashes import left, same
 
 Command = Callable[..., Answer]
@@ -82,6 +83,58 @@ def test_within_tolerance_only_where_it_is_asked_for(kdrun: Command, trained: Pa
     beyond = kdrun("reproduce", str(trained), "--tolerance=0.00001")
     assert beyond.code == 1
     assert "DIFFERENT: 1 numbers" in beyond.out
+
+
+def resealed(run: Path, change: Callable[[Any], Any]) -> None:
+    """The run's model with other weights, and a checksum that fits."""
+    file = run / "checkpoints" / "model.pt"
+    content = checkpoints.load(file)
+    weights = {
+        key: change(value) if value.is_floating_point() else value for key, value in content["state_dict"].items()
+    }
+    checkpoints.save(file, {**content, "state_dict": weights})
+
+
+def test_weights_that_differ_are_told_and_no_tolerance_is_for_them(kdrun: Command, trained: Path) -> None:
+    resealed(trained, lambda weights: weights + 5)
+    answer = kdrun("reproduce", str(trained))
+    assert (answer.code, "DIFFERENT: 0 numbers and the weights" in answer.out) == (1, True)
+    within = kdrun("reproduce", str(trained), "--tolerance", "0.001")
+    assert within.code == 0
+    assert "weights: differ by up to 5, which no tolerance is for" in within.out
+    resealed(trained, lambda weights: weights.double() - 5)
+    assert "DIFFERENT" in kdrun("reproduce", str(trained), "--tolerance", "0.001").out, "float64 is another network"
+
+
+@pytest.mark.parametrize("content", [None, {"format": 1}, {"format": 1, "spec": {}, "state_dict": {"a": "text"}}])
+def test_a_model_that_is_none_cannot_be_compared(kdrun: Command, trained: Path, content: Any) -> None:
+    file = trained / "checkpoints" / "model.pt"
+    file.unlink()
+    if content is not None:
+        checkpoints.save(file, content)
+    cannot_compare(kdrun, trained, "model")
+
+
+def test_a_damaged_teacher_is_made_again_and_another_one_is_told(kdrun: Command) -> None:
+    run = kdrun("distill", *TEACHER, "student=cnn_tiny", "epochs=1", "baseline=false", *SMALL).run
+    teacher = next(Path("outputs/train").iterdir())
+    resealed(teacher, lambda weights: weights * 1.1)
+    other = kdrun("reproduce", str(run))
+    assert (other.code, "environment: teacher_weights was" in other.out) == (1, True)
+    file = teacher / "checkpoints" / "model.pt"
+    file.write_bytes(file.read_bytes()[:-10])
+    again = kdrun("reproduce", str(run))
+    assert (again.code, "EXACT" in again.out) == (0, True)
+
+
+def test_a_verdict_that_does_not_look_at_the_weights_is_noticed(tmp_path: Path) -> None:
+    wrong = mutated(verdict, "if different or weights:", "if different:")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "summary.json", {"test/accuracy": 0.5})
+        write_json(tmp_path / name / "run.json", {})
+    assert verdict.compare(tmp_path / "one", tmp_path / "two", 5.0).word == verdict.DIFFERENT
+    assert wrong.compare(tmp_path / "one", tmp_path / "two", 5.0).word == verdict.EXACT
 
 
 def cannot_compare(kdrun: Command, run: Path, why: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from kdrun import composition, stopping
+from kdrun import cli, composition, stopping
 from kdrun.config import stage_config
 from kdrun.errors import UsageError
 from kdrun.stages.resume import resume
-from tests.conftest import Answer
+from tests.conftest import Answer, mutated
 from tests.reliability import children
 from tests.reliability.test_resume import picture_folder
 
@@ -203,3 +206,62 @@ def test_a_signal_while_composing_is_no_mistake_in_the_config(kdrun: Command, mo
     answer = kdrun("train", *LONG, "epochs=1")
     stopping.forget()
     assert (answer.code, answer.err) == (143, "kdrun: interrupted by SIGTERM\n")
+
+
+SIGNALLED = """
+import os, signal
+
+class Named:
+    def __set_name__(self, owner, name):  # whatever is raised in here becomes a RuntimeError
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(10_000):
+            pass
+
+class Owner:
+    named = Named()
+
+whole = True
+"""
+
+
+def imported(name: str) -> None:
+    importlib.import_module(name)
+    time.sleep(10)
+
+
+def test_a_signal_while_a_module_is_imported_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python, numpy and torch, cut off in the middle of an import, make errors of their own of it, or abort."""
+    for name in ("signalled", "signalled_too"):
+        (tmp_path / f"{name}.py").write_text(SIGNALLED)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        stopping.listen()
+        with pytest.raises(stopping.Stopped, match="SIGTERM"):
+            imported("signalled")
+        assert sys.modules["signalled"].whole
+        mutated(stopping, "if _importing(frame)", "if False").listen()
+        with pytest.raises(RuntimeError, match="__set_name__"):
+            importlib.import_module("signalled_too")
+    finally:
+        stopping.listen()
+
+
+def test_an_error_that_a_library_makes_of_a_signal_is_none(kdrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disguised(*given: Any) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("something is wrong with a field") from error
+        return 0
+
+    monkeypatch.setattr(cli, "dispatch", disguised)
+    answer = kdrun("list", "models")
+    assert (answer.code, answer.err) == (130, "kdrun: interrupted by SIGINT\n")
+
+
+def test_a_signal_after_the_work_is_done_changes_nothing() -> None:
+    late = "import atexit, os, signal, sys; atexit.register(lambda: os.kill(os.getpid(), signal.SIGUSR1))"
+    main = "sys.argv = ['kdrun', 'list', 'losses']; from kdrun.cli import main; sys.exit(main())"
+    ended = subprocess.run([sys.executable, "-c", f"{late}; {main}"], capture_output=True, check=False, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
