@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 LINGER = 10  # seconds
@@ -44,6 +45,7 @@ def listen() -> None:
 
 def _ignore() -> None:
     """The work is done, and a signal that comes while Python tidies up would make a failure of it."""
+    _put_off(0)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -89,7 +91,7 @@ def note(number: int) -> None:
 def check() -> None:
     """Raise `Stopped` if somebody has asked."""
     if _Requests.received is not None:
-        raise Stopped(_Requests.received)
+        _stop(_Requests.received)
 
 
 @contextmanager
@@ -118,7 +120,7 @@ def at_once() -> Iterator[None]:
 def _handle(number: int, frame: FrameType | None) -> None:
     first, _Requests.received = _Requests.received is None, _Requests.received or number
     if number == signal.SIGINT and not first:
-        raise Stopped(_Requests.received)
+        _stop(_Requests.received)
     if first:
         _Requests.latest = time.monotonic() + LINGER
     _carry_out(frame)
@@ -132,11 +134,22 @@ def _carry_out(frame: FrameType | None) -> None:
     """
     if _Requests.deferring or _Requests.received is None:
         return
-    if _importing(frame) and time.monotonic() < _Requests.latest and hasattr(signal, "setitimer"):
+    if hasattr(signal, "setitimer") and _importing(frame) and time.monotonic() < _Requests.latest:
         signal.signal(signal.SIGALRM, lambda _, now: _carry_out(now))
-        signal.setitimer(signal.ITIMER_REAL, SOON)
+        _put_off(SOON)
         return
-    raise Stopped(_Requests.received)
+    _stop(_Requests.received)
+
+
+def _stop(number: int) -> NoReturn:
+    _put_off(0)  # what was put off would be carried out twice
+    raise Stopped(number)
+
+
+def _put_off(seconds: float) -> None:
+    """Have a request carried out after these seconds; 0: not any more."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -239,7 +239,7 @@ def test_a_signal_while_a_module_is_imported_waits_for_it(tmp_path: Path, monkey
         with pytest.raises(stopping.Stopped, match="SIGTERM"):
             imported("signalled")
         assert sys.modules["signalled"].whole
-        mutated(stopping, "if _importing(frame)", "if False").listen()
+        mutated(stopping, "and _importing(frame)", "and False").listen()
         with pytest.raises(RuntimeError, match="__set_name__"):
             importlib.import_module("signalled_too")
     finally:
