@@ -87,11 +87,11 @@ def cut_and_gone_on(config: dict[str, Any], folder: Path, steps: int) -> dict[st
     return left(folder)
 
 
-def compared(folder: Path, recipe: tuple[str, str, str, str], stops: list[int]) -> list[int]:
+def compared(folder: Path, recipe: tuple[str, str, str, str], stops: list[int], *more: str) -> list[int]:
     """The stops after which the numbers are other ones than without a stop."""
     optimizer, schedule, precision, augment = recipe
     words = [f"optimizer={optimizer}", f"schedule={schedule}", f"device.precision={precision}", f"augment=[{augment}]"]
-    config = config_of(folder, *words[:3], *([] if augment == "none" else [words[3]]))
+    config = config_of(folder, *words[:3], *([] if augment == "none" else [words[3]]), *more)
     whole = left(distill({**config, "run_dir": str(folder / "whole")}))
     return [stop for stop in stops if not same(cut_and_gone_on(config, folder / f"cut{stop}", stop), whole)]
 
@@ -137,14 +137,27 @@ def picture_folder(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_images_go_on_in_mid_epoch_with_any_number_of_workers(workers: int, tmp_path: Path) -> None:
-    pictures = picture_folder(tmp_path / "pictures")
-    data = ["dataset=image_folder", f"dataset.path={pictures}", "dataset.size=12", "dataset.cache_gb=0"]
-    words = [*data, "dataset.limit=null", "batch_size=4", "teacher.train.batch_size=4", "augment=flip"]
-    config = config_of(tmp_path, *words, f"dataset.workers={workers}")
-    alone = left(distill({**config_of(tmp_path, *words, "dataset.workers=0"), "run_dir": str(tmp_path / "whole")}))
+def streamed(folder: Path, workers: int) -> list[str]:
+    """Words for images that are read from files whenever they are needed: six updates in an epoch."""
+    data = ["dataset=image_folder", f"dataset.path={picture_folder(folder / 'pictures')}", "dataset.size=12"]
+    small = ["dataset.limit=null", "batch_size=4", "teacher.train.batch_size=4"]
+    return [*data, "dataset.cache_gb=0", *small, f"dataset.workers={workers}"]
+
+
+@pytest.mark.parametrize(("workers", "teacher"), [(0, "live"), (2, "live"), (2, "stored")])
+def test_streamed_images_go_on_in_mid_epoch_with_any_number_of_workers(
+    workers: int, teacher: str, tmp_path: Path
+) -> None:
+    own = [f"teacher.outputs={teacher}", *(["augment=flip"] if teacher == "live" else [])]
+    config = config_of(tmp_path, *streamed(tmp_path, workers), *own)
+    alone = left(distill({**config_of(tmp_path, *streamed(tmp_path, 0), *own), "run_dir": str(tmp_path / "whole")}))
     assert same(cut_and_gone_on(config, tmp_path / "cut", 7), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids="-".join)
+def test_every_recipe_goes_on_with_two_workers(recipe: tuple[str, str, str, str], tmp_path: Path) -> None:
+    assert not compared(tmp_path, recipe, [RECIPES.index(recipe) % 17 + 1], *streamed(tmp_path, 2))
 
 
 def test_an_epoch_that_was_trained_and_not_validated_is_validated_after(tmp_path: Path) -> None:

@@ -132,16 +132,31 @@ def test_an_evaluation_of_streamed_pictures_that_is_signalled_can_be_gone_on_wit
     assert json.loads((here / "X" / "run.json").read_text())["status"] == "completed"
 
 
-def test_filling_a_store_that_is_signalled_ends_at_once_and_goes_on_later(tmp_path: Path) -> None:
-    words = ["teacher=cnn_tiny", "teacher.train.epochs=1", "epochs=20000", "augment=flip", "device=cpu"]
+FILLINGS = [
+    pytest.param(number, workers, marks=[] if (number, workers) == (signal.SIGTERM, 0) else pytest.mark.slow)
+    for number in CODES
+    for workers in (0, 2)
+]
+
+
+@pytest.mark.parametrize(("number", "workers"), FILLINGS)
+def test_filling_a_store_that_is_signalled_ends_at_once_and_goes_on_later(
+    number: signal.Signals, workers: int, tmp_path: Path
+) -> None:
+    """Alone where it reads its images itself, with its whole group where workers do."""
+    here = tmp_path / "here"
+    here.mkdir()
+    data = [word for word in streamed(tmp_path, workers) if word not in LONG] if workers else []
+    teacher = ["teacher=cnn_tiny", "teacher.train.epochs=1", "teacher.train.batch_size=4"]
+    words = [*teacher, "epochs=20000", "augment=flip", "device=cpu", *data]
     config = stage_config("distill", [*words, "store.max_gb=100"])
-    child = children.start(tmp_path, ["store", "fill", *words], config)
-    wait_for(lambda: list(tmp_path.glob("outputs/store/*/view-00003.bin")))
-    os.kill(child.pid, signal.SIGTERM)
-    ending = children.ended(child, tmp_path, 10)
-    assert (ending.code, ending.err) == (143, "kdrun: interrupted by SIGTERM\n")
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("outputs/store/*/*.bin")}
-    again = children.run(tmp_path, ["store", "fill", *words], {**config, "epochs": 6})
+    child = children.start(here, ["store", "fill", *words], config)
+    wait_for(lambda: list(here.glob("outputs/store/*/view-00003.bin")))
+    (os.killpg if workers else os.kill)(child.pid, number)
+    ending = children.ended(child, here, 10)
+    assert (ending.code, ending.err) == (CODES[number], f"kdrun: interrupted by {number.name}\n")
+    before = {file: file.stat().st_mtime_ns for file in here.glob("outputs/store/*/*.bin")}
+    again = children.run(here, ["store", "fill", *words], {**config, "epochs": 6})
     assert again.code == 0
     assert all(file.stat().st_mtime_ns == time for file, time in before.items()), "what was there is not made again"
 
