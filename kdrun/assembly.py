@@ -58,8 +58,9 @@ def data_folder(config: Plain) -> Path:
 
 
 def places(config: Plain) -> Plain:
-    """The folders of this machine that a run used, for `run.json`."""
-    return {"data_dir": str(data_folder(config).absolute()), "output_dir": str(Path(config["output_dir"]).absolute())}
+    """The folders of this machine that a run used, for `run.json`; relative paths of its config begin at the first."""
+    used = {"working_dir": Path(), "data_dir": data_folder(config), "output_dir": Path(config["output_dir"])}
+    return {name: str(folder.absolute()) for name, folder in used.items()}
 
 
 def read_data(config: Plain) -> Data:

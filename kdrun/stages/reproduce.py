@@ -36,7 +36,8 @@ def reproduce(
     """
     info = read_info(run)
     comparable(run, info)
-    config = _again(saved_config(run, info, folders), changes)
+    saved = saved_config(run, info, folders)
+    config = _again(_from_anywhere(saved, Path(str(info["places"].get("working_dir", "")))), changes)
     with processes.together(config["device"]["name"]), shown(debug):
         return _made(run, info, config, rebuild)
 
@@ -97,6 +98,17 @@ def _apart(before: Tensor, after: Tensor) -> float:
         return 0.0
     apart = (before.double() - after.double()).abs().max().item()
     return max(apart, sys.float_info.min) if isfinite(apart) else inf  # -0.0 is not 0.0 to the last bit
+
+
+def _from_anywhere(config: Plain, working_dir: Path) -> Plain:
+    """The config with the paths of models as they were meant in the folder where its run was made."""
+
+    def meant(node: Plain) -> Plain:
+        typed = {key: node[key] for key in ("run", "checkpoint") if isinstance(node.get(key), str)}
+        away = {key: path for key, path in typed.items() if path != "auto" and not Path(path).exists()}
+        return {**node, **{key: str(working_dir / path) for key, path in away.items()}}
+
+    return {**meant(config), **{role: meant(config[role]) for role in ("model", "teacher") if role in config}}
 
 
 def _again(config: Plain, changes: dict[str, Any]) -> Plain:

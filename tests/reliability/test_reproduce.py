@@ -180,6 +180,19 @@ def test_threads_default_to_the_recorded_number_and_may_be_changed(kdrun: Comman
         assert kdrun("reproduce", str(trained), *words).code == 2
 
 
+def test_paths_of_models_are_those_of_the_folder_where_a_run_was_made(
+    kdrun: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = kdrun("distill", f"teacher.run={trained}", "student=cnn_tiny", "epochs=1", "baseline=false", *SMALL).run
+    measured = kdrun("evaluate", f"run={trained}", "device.threads=1").run
+    runs = [str(run.absolute()) for run in (told, measured)]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for run in runs:
+        again = kdrun("reproduce", run)
+        assert (again.code, "EXACT" in again.out) == (0, True)
+
+
 def test_evaluations_are_reproduced_too(kdrun: Command, trained: Path) -> None:
     evaluated = kdrun("evaluate", str(trained)).run
     answer = kdrun("reproduce", str(evaluated))
