@@ -117,10 +117,13 @@ def find_unfinished(output_dir: Path, fingerprint: str) -> Path | None:
 
 def _with_fingerprint(output_dir: Path, fingerprint: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(output_dir.glob(f"*/*_{fingerprint[:8]}*"), reverse=True):
-        if (path / "run.json").is_file():
-            info = read_json(path / "run.json")
-            if info.get("fingerprint") == fingerprint and info.get("format") == FORMAT:
-                yield path, info
+        try:
+            info = read_info(path)
+            refuse_incomplete(path, info)
+        except KdrunError:  # one that is damaged, or no run at all, keeps nobody from the others
+            continue
+        if info["fingerprint"] == fingerprint:
+            yield path, info
 
 
 def unfinished_run(config: Mapping[str, Any]) -> Path | None:

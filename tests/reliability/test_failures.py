@@ -137,6 +137,19 @@ def test_without_a_run_dir_the_run_of_the_same_config_is_gone_on_with(kdrun: Com
     assert kdrun(*words).run != done.run, "without it, a run is made anew"
 
 
+def test_damaged_runs_of_the_same_name_keep_nobody_from_a_sound_one(kdrun: Command) -> None:
+    words = [word for word in WORDS if not word.startswith("run_dir=")]
+    done = kdrun(*words).run
+    info = json.loads((done / "run.json").read_text())
+    for number, content in enumerate(["[]", "{", {"format": 1}, {**info, "status": ["completed"]}, {**info, "data": 7}]):
+        damaged = done.parent / f"z{number}_{info['fingerprint'][:8]}"
+        damaged.mkdir()
+        (damaged / "run.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    again = kdrun(*words, "resume=auto")
+    assert (again.code, again.err) == (0, "")
+    assert f"run {done} is completed: there is nothing to go on with" in again.out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
