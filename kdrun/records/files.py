@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ def write(path: Path, content: bytes, keep: Path | None = None, once: bool = Fal
 def _who() -> str:
     """This process, on whatever machine: two of them have one number, and a shared folder."""
     return f"{re.sub('[^A-Za-z0-9-]', '-', platform.node())}.{os.getpid()}"
+
+
+def is_part_of(part: str, names: Iterable[str]) -> bool:
+    """Is this what `write` calls the temporary file of one of these names?"""
+    return any(re.fullmatch(rf"\.{re.escape(name)}\.[A-Za-z0-9-]*\.\d+\{PART}", part) for name in names)
 
 
 def _linked(part: Path, path: Path) -> bool:

@@ -9,11 +9,12 @@ from typing import Any
 
 from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.records import lock
-from kdrun.records.files import read_json
+from kdrun.records.files import is_part_of, read_json
 from kdrun.records.foreign import read_text, read_yaml
 
 FORMAT = 1
 MOST_OF_A_HISTORY = 100_000_000  # bytes
+FIRST = ("code.diff", "config.yaml", "overrides.yaml", "run.json")  # the files that a run begins with, in this order
 STATUSES = ("running", "completed", "failed", "interrupted")
 # what a run is gone on with, or made again, by
 FACTS = {"attempts": int, "started": str, "code": str, "data": dict, "device": dict, "places": dict, "versions": dict}
@@ -139,10 +140,25 @@ def unfinished_run(config: Mapping[str, Any]) -> Path | None:
             f"run_dir={path} exists and is not empty; nothing is overwritten: choose another name, "
             "or go on with it by resume=auto"
         )
-    begun = path.is_dir() and (path / "log.txt").is_file()  # the first thing that a run writes
-    if not begun:
+    if not path.is_dir() or not ((path / "run.json").exists() or _is_begun(path)):
         raise UsageError(f"run_dir={path} is not a run directory; nothing is overwritten: choose another name")
     return path
+
+
+def _is_begun(path: Path) -> bool:
+    """Is there no more in this folder than an attempt leaves that was cut off before its `run.json`?
+
+    Until then it has said nothing in its log and saved no state.
+    """
+    log_file, names = path / "log.txt", {file.name for file in path.iterdir()}
+    silent = log_file.is_file() and log_file.stat().st_size == 0
+    known = all(name in FIRST or is_part_of(name, FIRST) for name in names - {"log.txt", "checkpoints"})
+    if not silent or not known or any((path / "checkpoints").glob("*")):
+        return False
+    try:
+        return "config.yaml" not in names or bool(read_config(path))
+    except KdrunError:
+        return False
 
 
 def same_before(config: Mapping[str, Any], fingerprint: str) -> tuple[Path | None, Path | None]:

@@ -141,7 +141,9 @@ def test_damaged_runs_of_the_same_name_keep_nobody_from_a_sound_one(kdrun: Comma
     words = [word for word in WORDS if not word.startswith("run_dir=")]
     done = kdrun(*words).run
     info = json.loads((done / "run.json").read_text())
-    for number, content in enumerate(["[]", "{", {"format": 1}, {**info, "status": ["completed"]}, {**info, "data": 7}]):
+    for number, content in enumerate(
+        ["[]", "{", {"format": 1}, {**info, "status": ["completed"]}, {**info, "data": 7}]
+    ):
         damaged = done.parent / f"z{number}_{info['fingerprint'][:8]}"
         damaged.mkdir()
         (damaged / "run.json").write_text(content if isinstance(content, str) else json.dumps(content))
@@ -162,6 +164,40 @@ def test_another_experiment_does_not_go_on_with_a_run(kdrun: Command, words: lis
     interrupted(kdrun)
     before = {file: file.read_bytes() for file in Path("X").rglob("*") if file.is_file()}
     expect_one_line(kdrun(*WORDS, "resume=auto", *words), 2, "another experiment", said)
+    assert {file: file.read_bytes() for file in Path("X").rglob("*") if file.is_file()} == before
+
+
+def begun(folder: Path) -> None:
+    """What an attempt leaves that was killed before its `run.json`."""
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("log.txt", "code.diff", ".run.json.some-host.712.part"):
+        (folder / name).write_text("")
+    (folder / "config.yaml").write_text("stage: train\n")
+
+
+def test_what_was_killed_before_it_had_begun_is_begun_again(kdrun: Command) -> None:
+    begun(Path("X"))
+    assert kdrun(*WORDS, "resume=auto").code == 0
+    assert not list(Path("X").glob(".*.part"))
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        ("log.txt", "my own words"),
+        ("config.yaml", "lr: 0.1"),
+        ("metrics.jsonl", "1"),
+        ("checkpoints/model.pt", "my weights"),
+        (".draft.part", "half a page"),
+        ("run.json", '{"mine": 1}'),
+    ],
+    ids=lambda mine: str(mine[0]),
+)
+def test_a_folder_that_is_no_run_is_not_gone_on_with(kdrun: Command, mine: tuple[str, str]) -> None:
+    begun(Path("X"))
+    Path("X", mine[0]).write_text(mine[1])
+    before = {file: file.read_bytes() for file in Path("X").rglob("*") if file.is_file()}
+    expect_one_line(kdrun(*WORDS, "resume=auto"), 2, "X")
     assert {file: file.read_bytes() for file in Path("X").rglob("*") if file.is_file()} == before
 
 
