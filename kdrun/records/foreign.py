@@ -81,14 +81,14 @@ def read_json(path: Path, most: int = 10_000_000) -> Any:
 def read_text(path: Path, most: int) -> str:
     """The text of a regular file of at most `most` bytes that lies in its folder. Raises `KdrunError`."""
     try:
-        if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        if leads_out(path, path.parent):
             raise KdrunError(f"{brief(path)} is a link that leads out of its folder; it is not followed")
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for a writer
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise KdrunError(f"{brief(path)} is not a regular file")
             content = file.read(most + 1)
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a circle of links; ValueError: a NUL in a name
+    except (OSError, ValueError) as error:  # ValueError: a NUL in a name
         raise KdrunError(f"{brief(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > most:
         raise KdrunError(f"{brief(path)} is larger than the {most:,} bytes that are read of such a file")
@@ -96,6 +96,24 @@ def read_text(path: Path, most: int) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise KdrunError(f"{brief(path)} cannot be read: it is no text (byte {error.start})") from error
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Is this a link to something that is not in this folder?"""
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def refuse_leading_out(folder: Path) -> None:
+    """Raise `UsageError` unless all there is in a folder is its own, so that nothing else is written with it."""
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if leads_out(path, folder):
+                raise UsageError(
+                    f"{brief(path)} is a link that leads out of {brief(folder)}, which is not written to; "
+                    "put a copy of what it names in its place"
+                )
+            if not (path.is_symlink() or path.is_file() or path.is_dir()):
+                raise UsageError(f"{brief(path)} is not a regular file; {brief(folder)} is not written to")
 
 
 def _parsed(path: Path, text: str) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdrun.records import lock
 from kdrun.records.files import unwritable
+from kdrun.records.foreign import refuse_leading_out
 from kdrun.redact import redacted
 
 FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
@@ -50,6 +51,7 @@ class LogFile(logging.Handler):
 
 def append_log(run: Path, text: str) -> None:
     """A finished run's table, for those who read its log later."""
+    refuse_leading_out(run)
     try:
         with (run / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"\n{text}\n")

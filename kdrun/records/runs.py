@@ -10,7 +10,7 @@ from typing import Any
 from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.records import lock
 from kdrun.records.files import is_part_of, read_json
-from kdrun.records.foreign import read_text, read_yaml
+from kdrun.records.foreign import read_text, read_yaml, refuse_leading_out
 
 FORMAT = 1
 MOST_OF_A_HISTORY = 100_000_000  # bytes
@@ -112,6 +112,7 @@ def find_unfinished(output_dir: Path, fingerprint: str) -> Path | None:
     """The newest run with this fingerprint that stopped and has something to go on from, or None."""
     for path, info in _with_fingerprint(output_dir, fingerprint):
         if status(path, info) in ("interrupted", "failed") and any((path / "checkpoints").glob("*.pt")):
+            refuse_leading_out(path)
             return path
     return None
 
@@ -142,6 +143,7 @@ def unfinished_run(config: Mapping[str, Any]) -> Path | None:
         )
     if not path.is_dir() or not ((path / "run.json").exists() or _is_begun(path)):
         raise UsageError(f"run_dir={path} is not a run directory; nothing is overwritten: choose another name")
+    refuse_leading_out(path)
     return path
 
 

@@ -504,6 +504,25 @@ def checkpoints_that_lead_to_somebody_else_s(folder: Path) -> Commands:
     return [["clean", "completed"], ["clean", ".", "unfinished=false"]]
 
 
+@artefact
+def a_stopped_run_that_leads_to_somebody_else_s(folder: Path) -> Commands:
+    """What a run writes when it is gone on with lies in another folder: its states, its log, its mirror."""
+    shutil.copytree("interrupted/checkpoints", "victim")
+    Path("victim/.notes.part").write_text("half a page")
+    Path("victim/bashrc").write_text("export PATH\n")
+    shutil.copytree("interrupted", "states", ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree("interrupted", "log", ignore=shutil.ignore_patterns("log.txt"))
+    shutil.copytree("interrupted", "mirror")
+    for link, target in {"states/checkpoints": "", "log/log.txt": "bashrc", "mirror/tensorboard": ""}.items():
+        Path(link).symlink_to(Path("..", "victim", target))
+    os.mkfifo("interrupted/checkpoints/previous.part")
+    commands = [["resume", run] for run in ("states", "log", "mirror", "interrupted")]
+    return [
+        *commands,
+        [*TRAIN, "dataset.limit=60", "device.threads=1", "checkpoint.keep=all", "run_dir=log", "resume=auto"],
+    ]
+
+
 # --------------------------------------------------------------------------------------------------------- data sets
 
 

@@ -161,15 +161,17 @@ def examine(one: Artefact, folder: Path, watch: Watch, sampled: int | None) -> N
     for words in commands:
         report = watched(words, watch)
         before, files = files, _files(place.parent)
-        report["marker"] = any(MARKER in path for path in files - before)
-        report["lost"] = [path for path in before - files if "/victim/" in path]
+        report["marker"] = any(MARKER in path for path in files.keys() - before.keys())
+        report["touched"] = sorted({path for path, _ in before.items() ^ files.items() if "/victim/" in path})
         print(json.dumps({"artefact": one.name, **report}), file=sys.__stdout__, flush=True)
     os.chdir(folder)
     shutil.rmtree(folder / one.name)
 
 
-def _files(folder: Path) -> set[str]:
-    return {str(Path(root, name)) for root, folders, files in os.walk(folder) for name in (*folders, *files)}
+def _files(folder: Path) -> dict[str, bytes]:
+    """Every file and folder below one, with what is in a file of the victim's."""
+    found = (Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files))
+    return {str(path): path.read_bytes() if path.parent.name == "victim" else b"" for path in found}
 
 
 def with_the_classic_mistakes() -> None:

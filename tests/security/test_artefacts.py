@@ -48,7 +48,7 @@ def complaints(report: Report, harmless: bool) -> list[str]:
     wrong = {
         "foreign code left its marker": report["marker"],
         f"forbidden: {report['forbidden'][:3]}": report["forbidden"],
-        f"files of somebody else are gone: {report['lost']}": report["lost"],
+        f"files of somebody else are gone, new or changed: {report['touched']}": report["touched"],
         f"exit code {report['code']}": report["code"] not in ((0, 1, 2) if harmless else (1, 2)),
         f"took {report['seconds']:.1f} s": report["seconds"] > MOST_SECONDS,
         f"took {report['megabytes']:.0f} MB": report["megabytes"] > MOST_MEGABYTES,
