@@ -8,17 +8,22 @@ refuses one whose bytes have changed.
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from kdrun import processes
 from kdrun.errors import UsageError, brief
 from kdrun.records.files import write
+from kdrun.records.foreign import open_regular
 from kdrun.records.seal import MARK, TAIL, is_sealed, sealed
+
+FIRST, LAST, END = b"PK\x03\x04", b"PK\x05\x06", 22  # how a zip begins; how its last record does, and its bytes
+LONGEST_LIST = 10_000_000  # bytes that name what is in an archive: a tensor takes about a hundred
 
 
 def save(path: Path, content: Mapping[str, Any], keep: Path | None = None) -> None:
@@ -37,30 +42,60 @@ def save(path: Path, content: Mapping[str, Any], keep: Path | None = None) -> No
 def load(path: Path) -> dict[str, Any]:
     """What `save` wrote. Raises `UsageError` when the file is not there, not kdrun's, or not what was written."""
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            if not (_looks_saved(file) and is_sealed(file)):
+                raise UsageError(f"checkpoint {path} is damaged or not written by kdrun: its checksum does not match")
+            _refuse_inflating(path)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except UsageError:
+        raise
     except OSError as error:
-        raise UsageError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-    if not is_sealed(content):
-        raise UsageError(f"checkpoint {path} is damaged or not written by kdrun: its checksum does not match")
-    _refuse_inflating(path, io.BytesIO(content))
-    try:
-        loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        raise UsageError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
     except Exception as error:
         raise UsageError(f"checkpoint {path} holds more than tensors and plain values, which is not run") from error
-    return loaded
+    if not isinstance(content, dict):
+        raise UsageError(f"checkpoint {path} holds a {type(content).__name__}, which kdrun does not save")
+    return content
 
 
-def _refuse_inflating(path: Path, file: Path | io.BytesIO) -> None:
+def _looks_saved(file: BinaryIO) -> bool:
+    """Does an open file begin and end as those of `save` do? To hash a large one that does not would take long."""
+    begin = file.read(len(FIRST))
+    file.seek(max(0, os.fstat(file.fileno()).st_size - END - TAIL))
+    end = file.read()
+    return begin == FIRST and end.startswith(LAST) and end[END - 2 :].startswith(TAIL.to_bytes(2, "little") + MARK)
+
+
+class _Sparing(io.BufferedReader):
+    """A file of which nobody takes much at once: an archive may say that the list of what is in it is gigabytes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.path, self.size = path, path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = self.size - self.tell() if size is None or size < 0 else size
+        if wanted > LONGEST_LIST:
+            raise UsageError(f"checkpoint {self.path} is an archive with a list of {wanted:,} bytes; it is not read")
+        return super().read(wanted)
+
+
+def _refuse_inflating(path: Path) -> None:
     """Raise `UsageError` for an archive that holds more than its file has bytes; torch writes uncompressed ones."""
-    if not zipfile.is_zipfile(file):
-        return
-    try:
-        with zipfile.ZipFile(file) as archive:
-            inflates = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except zipfile.BadZipFile:
-        inflates = False  # torch says what is wrong with it
-    if inflates:
+    with _Sparing(path) as file:
+        if not zipfile.is_zipfile(file):
+            return
+        try:
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+        except (zipfile.BadZipFile, NotImplementedError):
+            return  # torch says what is wrong with it
+        size = file.size
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise UsageError(f"checkpoint {path} is compressed, which torch's own files are not; it is not read")
+    if sum(entry.file_size for entry in entries) > size:
+        raise UsageError(f"checkpoint {path} says that it holds more than its {size:,} bytes; it is not read")
 
 
 def is_ours(path: Path) -> bool:
@@ -76,7 +111,7 @@ def load_foreign(path: Path) -> dict[str, Any]:
         raise UsageError(f"checkpoint {path}: there is no such file")
     if is_ours(path):
         return load(path)
-    _refuse_inflating(path, path)
+    _refuse_inflating(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file may be anything, and torch raises anything for it

@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import yaml
 
@@ -83,10 +83,7 @@ def read_text(path: Path, most: int) -> str:
     try:
         if leads_out(path, path.parent):
             raise KdrunError(f"{brief(path)} is a link that leads out of its folder; it is not followed")
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for a writer
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise KdrunError(f"{brief(path)} is not a regular file")
+        with open_regular(path) as file:
             content = file.read(most + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in a name
         raise KdrunError(f"{brief(path)} cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -96,6 +93,15 @@ def read_text(path: Path, most: int) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise KdrunError(f"{brief(path)} cannot be read: it is no text (byte {error.start})") from error
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The open file, unless it is a folder, a pipe or a device. Raises `UsageError` for these, and `OSError`."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")  # a pipe would wait for a writer
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UsageError(f"{brief(path)} is not a regular file")
+    return file
 
 
 def leads_out(path: Path, folder: Path) -> bool:

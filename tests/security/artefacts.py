@@ -6,6 +6,7 @@ Whatever runs leaves a file called `MARKER` somewhere below the current folder.
 from __future__ import annotations
 
 import bz2
+import copy
 import gzip
 import io
 import json
@@ -191,7 +192,52 @@ def a_checkpoint_that_inflates(folder: Path) -> Commands:
 def a_checkpoint_that_is_no_file(folder: Path) -> Commands:
     os.mkfifo("pipe.pth")
     Path("zero.pth").symlink_to("/dev/zero")
-    return [*reads_checkpoint("pipe.pth")[:1], *reads_checkpoint("zero.pth")[:1], *reads_checkpoint("pipe.pth")[4:]]
+    Path("interrupted/checkpoints/last.pt").unlink()
+    os.mkfifo("interrupted/checkpoints/last.pt")
+    return [
+        *reads_checkpoint("pipe.pth")[:1],
+        *reads_checkpoint("zero.pth")[:1],
+        *reads_checkpoint("pipe.pth")[4:],
+        ["resume", "interrupted"],
+    ]
+
+
+@artefact
+def a_checkpoint_of_three_gigabytes_of_nothing(folder: Path) -> Commands:
+    """Sparse files that cost a sender nothing: one that ends like kdrun's, one whose list is most of the archive."""
+    ends = {
+        "marked": checkpoints.MARK + b"0" * 64,
+        "listed": struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 2**31, 4, 0),
+    }
+    for name, end in ends.items():
+        shutil.copytree("completed", name)
+        with Path(name, "checkpoints/model.pt").open("wb") as file:
+            file.write(b"PK\3\4" if name == "listed" else b"")
+            file.seek(3 * 2**30 - len(end))
+            file.write(end)
+    commands = [["reproduce", "marked"]]
+    for name in ends:
+        commands += [*reads_model(name)[:3], *reads_checkpoint(f"{name}/checkpoints/model.pt")[:2]]
+    return commands
+
+
+@artefact
+def a_checkpoint_that_says_it_holds_more(folder: Path) -> Commands:
+    """Every tensor's bytes are those of the first one: many times what the file has."""
+    Path("zeros").write_bytes(bytes(2**22))
+    zeros = {str(number): torch.from_file("zeros", shared=True, size=2**20) for number in range(150)}
+    torch.save(zeros, "theirs.pth")
+    with zipfile.ZipFile("theirs.pth") as whole, zipfile.ZipFile("few.pth", "w") as few:
+        for name in whole.namelist():
+            if "/data/" not in name or name.endswith("/0"):
+                few.writestr(name, whole.read(name))
+        entry = next(entry for entry in few.infolist() if entry.filename.endswith("/data/0"))
+        for number in range(1, 150):
+            other = copy.copy(entry)
+            other.filename = entry.filename[:-1] + str(number)
+            few.filelist.append(other)
+    Path("few.pth").rename("theirs.pth")
+    return reads_checkpoint("theirs.pth")[:2]
 
 
 # ------------------------------------------------------------------------------------------- runs: models and states

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,22 @@ def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path: Path) -> None:
             read(tmp_path / "none.pt")
         assert str(tmp_path / "none.pt") in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "last.pt")
+    with pytest.raises(UsageError, match=r"last\.pt is not a regular file"):
+        load(tmp_path / "last.pt")
+
+
+def test_a_checkpoint_is_not_held_in_memory_beside_its_tensors(tmp_path: Path) -> None:
+    file = tmp_path / "large.pt"
+    save(file, {"weights": torch.zeros(2**22)})
+    tracemalloc.start()  # which sees Python's memory, not that of tensors
+    load(file)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**23
 
 
 def test_saving_leaves_the_folder_with_that_file_alone(path: Path) -> None:
