@@ -70,13 +70,33 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.learner.load_state_dict(state["learner"])
+        """Raises `KeyError`, `TypeError` or `ValueError` for what is no state of such a training."""
+        for name, module in (("learner", self.learner), ("average", self.average)):
+            if module is not None:
+                refuse_other_tensors(state[name], module.state_dict(), name)
+                module.load_state_dict(state[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.epoch, self.step, self.phase = state["epoch"], state["step"], state["phase"]
-        self.means = Means(dict(state["means"]["sums"]), dict(state["means"]["samples"])).shared()
+        numbers = {key: state[key] for key in ("epoch", "step", "phase")}
+        if not all(isinstance(number, int) and number >= 0 for number in numbers.values()):
+            raise ValueError(f"must be whole numbers of at least 0: {numbers}")
+        self.epoch, self.step, self.phase = numbers.values()
+        means = Means(dict(state["means"]["sums"]), dict(state["means"]["samples"]))
+        counts = list(means.samples.values())
+        if means.sums.keys() != means.samples.keys() or not all(isinstance(one, int) and one > 0 for one in counts):
+            raise ValueError(f"means over so many samples: {means.samples}")
+        refuse_other_tensors(means.sums, {key: torch.zeros(()) for key in means.sums}, "means")
+        self.means = means.shared()
+
+
+def refuse_other_tensors(state: Any, own: Mapping[str, Tensor], name: str) -> None:
+    """Raise `ValueError` unless a state has the tensors of its owner, by name and shape."""
+    found = {key: value.shape if isinstance(value, Tensor) else type(value) for key, value in dict(state).items()}
+    wanted = {key: value.shape for key, value in own.items()}
+    other = [str(key) for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    if other:
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        raise ValueError(f"{name} lacks tensors, or has others or ones of another shape: {', '.join(other[:3])}{more}")
 
 
 @dataclass(frozen=True)

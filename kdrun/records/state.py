@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kdrun import processes
-from kdrun.errors import KdrunError, UsageError
+from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.records import checkpoints
 
+WRONG = (AttributeError, LookupError, TypeError, ValueError)  # said by whoever is given another state than its own
 SHARE = 0.01  # of the time, at most, goes into saving
 log = logging.getLogger("kdrun")
 
@@ -40,23 +41,30 @@ class StateFiles:
         self.saved_at = time.monotonic()
         self.took = self.saved_at - begin
 
-    def load(self) -> dict[str, Any] | None:
-        """The newest whole state, None where there is none. Raises `KdrunError` when all of them are damaged."""
-        damaged = []
+    def load(self, take: Callable[[dict[str, Any]], object] = lambda state: None) -> dict[str, Any] | None:
+        """The newest state that is whole and that `take` takes, None where there is none.
+
+        `take` raises one of `WRONG` for what is no state of its training. Raises `KdrunError` when none is taken.
+        """
+        refused = []
         for file in (self.last, self.previous):
             if not file.exists():
                 continue
             try:
                 content = checkpoints.load(file)
+                take(content)
             except UsageError as error:
-                damaged.append(str(error))
-                log.warning("%s", error)
-                continue
-            if damaged:
-                log.warning("going on from %s instead", file)
-            return content
-        if damaged:
-            raise KdrunError(f"{'; '.join(damaged)}: nothing is left to go on from; start again with a new run")
+                refused.append(str(error))
+            except WRONG as error:
+                reason = brief(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+                refused.append(f"checkpoint {file} is no state of this training ({reason})")
+            else:
+                if refused:
+                    log.warning("going on from %s instead", file)
+                return content
+            log.warning("%s", refused[-1])
+        if refused:
+            raise KdrunError(f"{'; '.join(refused)}: nothing is left to go on from; start again with a new run")
         return None
 
     def drop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from kdrun import assembly, processes, stopping
 from kdrun.datasets.split import Data
-from kdrun.engine import Answer, Recipe, Report, Training, fit, results
+from kdrun.engine import Answer, Recipe, Report, Training, fit, refuse_other_tensors, results
 from kdrun.progress import Bar, training_bar
 from kdrun.records.run import Line, Run
 from kdrun.records.state import StateFiles
@@ -35,7 +36,7 @@ def optimise(
     recipe = assembly.recipe(config, run.info["device"]["kind"], run.info["device"]["precision"])
     loader = assembly.train_loader(config, data)
     tell_batch_norm(run, training.learner)
-    course = Course(run, states, config, training, data, recipe)
+    course = Course(run, states, config, training, data, recipe, len(loader))
     unmeasured = course.restore()
     shown = training_bar(run.info["stage"], recipe.epochs, training.epoch, config["batch_size"])
     with shown as bar, stopping.deferred():
@@ -65,6 +66,7 @@ class Course:
     training: Training
     data: Data
     recipe: Recipe
+    steps: int  # of an epoch
     measured: int = 0  # epochs
     score: float = float("-inf")
     best: int = 0  # the epoch with the best score, counted from 0
@@ -114,14 +116,29 @@ class Course:
 
     def restore(self) -> list[Report]:
         """Go back to the newest state, if there is one. Returns its epoch that is still to be validated, if any."""
-        state: Mapping[str, Any] | None = self.states.load()
+        state = self.states.load(self._take)
         if state is None:
             return []
-        self.training.load_state_dict(state["training"])
-        for key in CHOICE:
-            setattr(self, key, state["choice"][key])
         self.run.recall(state["history"])
         return [] if state["unmeasured"] is None else [Report(**state["unmeasured"])]
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        """Go back to this state. Raises `KeyError`, `TypeError` or `ValueError` when it is none of this training."""
+        choice, history, unmeasured = state["choice"], state["history"], state["unmeasured"]
+        wrong = [key for key in CHOICE if not isinstance(choice[key], type(getattr(self, key)))]
+        if wrong or not isinstance(history, list) or not all(isinstance(line, dict) for line in history):
+            raise TypeError(f"not what is saved as {', '.join(wrong) or 'history'}")
+        json.dumps(history)
+        if unmeasured is not None:
+            Report(**unmeasured)
+        training = self.training
+        training.load_state_dict(state["training"])
+        if choice["measured"]:
+            refuse_other_tensors(choice["weights"], _deployed(training), "weights")
+        if training.epoch > self.recipe.epochs or training.step >= self.steps:
+            raise ValueError(f"epoch {training.epoch} of {self.recipe.epochs}, step {training.step} of {self.steps}")
+        for key in CHOICE:
+            setattr(self, key, state["choice"][key])
 
 
 def _deployed(training: Training) -> dict[str, Tensor]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 
 from kdrun import engine
 from kdrun.records import checkpoints
+from kdrun.records.seal import TAIL, sealed
 from tests.conftest import Answer
 from tests.reliability import children
 from tests.reliability.test_signals import streamed, wait_for
@@ -165,6 +168,51 @@ def test_another_experiment_does_not_go_on_with_a_run(kdrun: Command, words: lis
     before = {file: file.read_bytes() for file in Path("X").rglob("*") if file.is_file()}
     expect_one_line(kdrun(*WORDS, "resume=auto", *words), 2, "another experiment", said)
     assert {file: file.read_bytes() for file in Path("X").rglob("*") if file.is_file()} == before
+
+
+STRANGE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "KeyError: 'choice'": lambda state: {},
+    "holds a list": lambda state: [7],
+    "epoch 99 of 3": lambda state: state["training"].update(epoch=99),
+    "'epoch': -5": lambda state: state["training"].update(epoch=-5),
+    "step 7 of 2": lambda state: state["training"].update(step=7),
+    "learner lacks tensors": lambda state: state["training"]["learner"].popitem(),
+    "learner lacks tensors, or has others": lambda state: state["training"]["learner"].update(x=1),
+    "parameter group": lambda state: state["training"]["optimizer"]["param_groups"].clear(),
+    "KeyError: 'param_groups'": lambda state: state["training"].update(optimizer={"state": 1}),
+    "not what is saved as best": lambda state: state["choice"].update(best="first"),
+    "weights lacks tensors": lambda state: state["choice"]["weights"].clear(),
+    "not what is saved as history": lambda state: state["history"].append(7),
+    "not JSON serializable": lambda state: state["history"].append({"epoch": torch.ones(1)}),
+    "over so many samples": lambda state: state["training"]["means"]["samples"].update(loss=0),
+    "means lacks tensors": lambda state: state["training"]["means"].update(sums={"x": 1}, samples={"x": 1}),
+    "unexpected keyword": lambda state: state.update(unmeasured={"x": 1}),
+}
+
+
+def sealed_file(path: Path, content: Any) -> None:
+    """Anything, its checksum right: whoever can write a file can sign it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(sealed(buffer.getvalue()[:-2] + TAIL.to_bytes(2, "little")))
+
+
+@pytest.mark.parametrize("said", STRANGE)
+def test_a_whole_state_that_is_not_this_training_s_is_passed_over(kdrun: Command, said: str) -> None:
+    interrupted(kdrun)
+    last = Path("X/checkpoints/last.pt")
+    state = checkpoints.load(last)
+    changed = STRANGE[said](state)
+    sealed_file(last, changed if changed in ({}, [7]) else state)
+    shutil.copytree("X", "Y")
+    shutil.copy("Y/checkpoints/last.pt", "Y/checkpoints/previous.pt")
+    assert kdrun("resume", "X").code == 0
+    assert "going on from X/checkpoints/previous.pt instead" in Path("X/log.txt").read_text()
+    answer = kdrun("resume", "Y")
+    assert answer.code == 1
+    for words in ("kdrun: checkpoint Y/checkpoints/last.pt", said, "nothing is left to go on from"):
+        assert words in answer.err.splitlines()[-1]
+    assert "Traceback" not in answer.err
 
 
 def begun(folder: Path) -> None:
