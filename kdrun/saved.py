@@ -57,7 +57,7 @@ def checked_changes(changes: Plain) -> None:
     schemas = _Schemas((conf_dir(),), "")
     devices, launch = schemas.options("device"), schemas.options("")["common"]["launch"]
     device = changes.get("device", "auto")
-    wrong = ["data_dir=: must be a path"] if changes.get("data_dir") == "" else []
+    wrong = []
     if device not in devices:
         wrong.append(f"device={brief(device)}: there is no such device; {suggestion(device, devices)}")
     for key, schema in (("device.threads", devices["auto"]), ("launch.processes", launch)):

@@ -22,7 +22,7 @@ def option(words: list[str], *names: str) -> list[str]:
         elif flag in names:
             values += [value] if equals else []
             pending = not equals
-    if pending:
+    if pending or "" in values:
         raise UsageError(f"{names[0]} needs a value")
     return values
 
@@ -54,11 +54,20 @@ def positional_run(words: list[str]) -> list[str]:
     return done
 
 
+def refuse_empty(words: list[str]) -> None:
+    """Raise `UsageError` for an empty word: of a variable that is not set, and `Path("")` is the working folder."""
+    if "" in words:
+        raise UsageError("an empty word ('') names no run and no folder; write . for the folder where you are")
+
+
 def key_values(words: list[str], allowed: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
     """`key=value` words by key, and the others. Raises `UsageError` for a key that is not allowed."""
+    refuse_empty(words)
     keys, rest = {}, []
     for word in words:
         key, equals, value = word.partition("=")
+        if equals and key in allowed and not value:
+            raise UsageError(f"{key}=: must be a path, a name or a number; leave it out for the default")
         if equals and key in allowed:
             keys[key] = value
         elif word.startswith("-") or (equals and not Path(word).exists()):

@@ -12,7 +12,7 @@ from kdrun.reports.comparison import compared
 from kdrun.reports.formats import as_csv, as_json, as_markdown
 from kdrun.reports.page import page
 from kdrun.reports.reading import read_runs
-from kdrun.words import option, without_option
+from kdrun.words import option, refuse_empty, without_option
 
 FORMATS = ("html", "md", "csv", "json")
 USAGE = "usage: kdrun report <run, sweep or folder …> [--out FILE] [--format html|md|csv|json]"
@@ -38,6 +38,7 @@ def report(words: list[str]) -> str:
 
 def compare(words: list[str]) -> str:
     """What differs between two or more runs or settings, as text. Raises `KdrunError`."""
+    refuse_empty(words)
     if not words or any(word.startswith("-") for word in words):
         raise UsageError("usage: kdrun compare <run> <run> … (runs, sweeps or folders of them)")
     return compared(read_runs([Path(word) for word in words]))
@@ -46,6 +47,7 @@ def compare(words: list[str]) -> str:
 def _asked(words: list[str]) -> tuple[list[Path], Path | None, str]:
     outs, forms = option(words, "--out"), option(words, "--format")
     rest = without_option(words, "--out", "--format")
+    refuse_empty(rest)
     strange = [word for word in rest if word.startswith("-")]
     if strange or not rest:
         raise UsageError(f"unknown option {brief(strange[0])}; {USAGE}" if strange else USAGE)
