@@ -24,6 +24,7 @@ LARGEST = 2**63
 MOST_OF_AN_OPTION = 1_000_000  # bytes
 RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")  # ${oc.env:HOME}, as opposed to ${epochs}
 PACKAGE = re.compile(r"^\s*#\s*@package\s+[\w.]*hydra", re.MULTILINE)
+FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe would wait for a writer
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -97,7 +98,7 @@ def read_text(path: Path, most: int) -> str:
 
 def open_regular(path: Path) -> BinaryIO:
     """The open file, unless it is a folder, a pipe or a device. Raises `UsageError` for these, and `OSError`."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")  # a pipe would wait for a writer
+    file = os.fdopen(os.open(path, FLAGS), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise UsageError(f"{brief(path)} is not a regular file")

@@ -23,7 +23,7 @@ from kdrun.records.environment import code_changes, environment
 from kdrun.records.files import PART, read_json, unwritable, write, write_json
 from kdrun.records.fingerprint import RESULT_VERSION
 from kdrun.records.log import Earlier, LogFile
-from kdrun.records.runs import FORMAT, read_info, refuse_changed, unfinished_run
+from kdrun.records.runs import FORMAT, read_info, refuse_changed, refuse_incomplete, unfinished_run
 from kdrun.redact import redacted, redacted_values, redacted_words
 
 Line = dict[str, float | int | str]  # of metrics.jsonl
@@ -208,7 +208,8 @@ class Run:
 
 
 def _refuse_other(path: Path, before: Mapping[str, Any], about: About) -> None:
-    """Raise `UsageError` unless `about` is the experiment that the run was."""
+    """Raise `UsageError` unless `about` is the experiment that the run was, `KdrunError` where it does not say so."""
+    refuse_incomplete(path, before)
     if before["status"] == "completed":
         raise UsageError(f"run {path} is completed; there is nothing to go on with")
     refuse_changed(path, about.config)
