@@ -22,7 +22,8 @@ DEEPEST = 20  # mappings and lists within each other
 MOST_VALUES = 20_000  # in a YAML file: a config has some hundred
 LARGEST = 2**63
 MOST_OF_AN_OPTION = 1_000_000  # bytes
-RESOLVER = re.compile(r"\$\{\s*[\w.]+\s*:")  # ${oc.env:HOME}, as opposed to ${epochs}
+KEY = r"[\w\s.@/\[\]-]"
+RESOLVER = re.compile(rf"\$\{{(?!(?:{KEY}|\$\{{{KEY}*\}})*\}})")  # ${oc.env:HOME}, not ${epochs} or ${a.${b}}
 PACKAGE = re.compile(r"^\s*#\s*@package\s+[\w.]*hydra", re.MULTILINE)
 FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # a pipe would wait for a writer
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -64,8 +65,13 @@ def _unsafe(node: Any, top: bool = False) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _unsafe(value)
-    elif isinstance(node, str) and RESOLVER.search(node):
+    elif isinstance(node, str) and calls_resolver(node):
         yield f"{brief(node)} calls a resolver"
+
+
+def calls_resolver(text: str) -> bool:
+    """Would OmegaConf call something for this text? On a command line `$\\{` is another way to write `${`."""
+    return RESOLVER.search(text.replace("\\", "")) is not None
 
 
 def read_json(path: Path, most: int = 10_000_000) -> Any:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from kdrun.errors import KdrunError
+from kdrun.errors import KdrunError, brief
 from kdrun.records import lock
 from kdrun.records.files import read_json, unwritable, write, write_json
-from kdrun.records.foreign import read_text
+from kdrun.records.foreign import calls_resolver, read_text
 from kdrun.records.runs import PLACES
 from kdrun.words import by_key
 
 FORMAT = 1
 SEED = "seed="
 DONE = ("completed", "reused")
+KEY = re.compile(r"\+{0,2}(?![^=]*hydra)\w[^=]*=")  # of a word that is taken from a file: no option, nothing of Hydra's
+WHERE = re.compile(r"\+*run_dir|\++output_dir|output_dir@")  # output_dir= alone: replaced by where the sweep lies
+AGAIN = "give the command of the sweep again"
 NOT_OF_THE_JOB = {
     *(key for key in PLACES if key != "teacher.run"),  # which of two teachers a job has, is what it does
     "sweep",
@@ -109,6 +113,7 @@ def read_sweep(folder: Path) -> tuple[str, list[str], list[str]]:
     launcher = content.get("launcher", [])
     if not isinstance(launcher, list) or not all(isinstance(word, str) for word in launcher):
         raise KdrunError(f"{folder / 'sweep.json'} is not that of a sweep of this kdrun")
+    _refuse_calls(folder / "sweep.json", launcher)
     return content["stage"], words, launcher
 
 
@@ -127,7 +132,17 @@ def _read_command(file: Path) -> tuple[dict[str, Any], list[str]]:
     words = content.get("words") if isinstance(content, dict) and content.get("format") == FORMAT else None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise KdrunError(f"{file} is not that of a sweep of this kdrun")
-    strange = [word for word in words if "=" not in word or word.lstrip("+~").partition("=")[0].startswith("hydra")]
+    strange = [word for word in words if not KEY.match(word)]
     if strange or content.get("stage") not in ("train", "train_teacher", "distill", "evaluate"):
         raise KdrunError(f"{file} has more than the keys of a sweep, which is not obeyed")
+    for word in filter(WHERE.match, words):
+        raise KdrunError(f"{file}: {brief(word)} says where to write, which a file may not; {AGAIN}")
+    _refuse_calls(file, words)
     return content, words
+
+
+def _refuse_calls(file: Path, words: Iterable[str]) -> None:
+    """Raise `KdrunError` for a word that would call something of OmegaConf's, as to read an environment variable."""
+    for word in words:
+        if calls_resolver(word):
+            raise KdrunError(f"{file}: {brief(word)} calls a resolver, which a file may not; {AGAIN}")

@@ -16,6 +16,7 @@ from kdrun.composition import GLOBAL_KEYS, composing, options_by_group, plain
 from kdrun.config import stage_config
 from kdrun.errors import UsageError, brief, refuse, suggestion
 from kdrun.overrides import known, parsed_words, texts, wrong_keys
+from kdrun.records.foreign import calls_resolver
 from kdrun.schema import violations
 
 OF_THE_TEACHER = ("teacher", "dataset", "augment", "device", "output_dir")
@@ -29,7 +30,7 @@ def check_sweep(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
     with composing(config_dirs):
         groups = options_by_group(config_dirs)
         parsed, mistakes = known(stage, overrides, groups, sweep=True)
-        refuse(mistakes)
+        refuse([*mistakes, *called(overrides)])
         picked = [one for one in parsed if one.key_or_group in groups and not one.is_sweep_override()]
         options = composition.composed(stage, texts(picked), config_dirs)
         swept = [one.package or one.key_or_group for one in parsed if one.key_or_group in groups and one not in picked]
@@ -40,6 +41,15 @@ def check_sweep(stage: str, overrides: Sequence[str], config_dirs: Sequence[Path
             refuse(_wrong_values([one for one in certain if one.key_or_group not in groups], options))
     if all(one.is_discrete_sweep() for one in parsed if one.is_sweep_override()):
         stage_config(stage, jobs_of(overrides)[0], config_dirs)
+
+
+def called(overrides: Sequence[str]) -> Iterator[str]:
+    """A line for each word that calls a resolver, as `${oc.env:HOME}`: a sweep is gone on with by its words, read from
+    a file that could be anybody's. A reference such as `${seed}` is none, and what is Hydra's own is not kept."""
+    for word in overrides:
+        key = word.partition("=")[0]
+        if calls_resolver(word) and not key.lstrip("+").startswith("hydra"):
+            yield f"{brief(key)}: a sweep keeps its words in a file, which may not call a resolver; write the value"
 
 
 def without_globs(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[str]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from kdrun.config import stage_config
-from kdrun.errors import UsageError, brief, suggestion
+from kdrun.errors import UsageError, brief, refuse, suggestion
 from kdrun.lookup import conf_dir
 from kdrun.records.foreign import read_yaml
 from kdrun.schema import violations
+from kdrun.sweeps.jobs import called
 
 Range = Mapping[str, Any]  # {low, high} with step or log, or {choices}
 SHAPE: dict[str, Any] = {"trials": 30, "seed": 0, "prune": {"after_trials": 5, "after_epochs": 3}}
@@ -65,6 +66,7 @@ def _wrong_space(space: Any) -> Iterator[str]:
 
 def check(search: Search, words: Sequence[str], folders: Sequence[Path]) -> None:
     """Both ends of every range, and every choice, in a config: raises `UsageError` before anything is trained."""
+    refuse(called(words))
     ends = {key: one.get("choices") or [one["low"], one["high"]] for key, one in search.space.items()}
     typed = {word.partition("=")[0] for word in words}
     fixed = sorted(typed & ends.keys())

@@ -19,7 +19,7 @@ from kdrun.records.files import write_json
 from kdrun.records.lock import is_taken
 from kdrun.records.manifest import DONE, Manifest, read_jobs
 from kdrun.sweeps.children import Child, Task, ended, start
-from kdrun.sweeps.space import Search, overrides
+from kdrun.sweeps.space import Range, Search, overrides
 
 CRITERION = "val/accuracy"
 LOOK = 0.02  # seconds between looks at what a trial has measured
@@ -75,15 +75,28 @@ def _study(tuning: Tuning) -> Any:
 
 
 def _open_trials(study: Any, search: Search) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The trials that were cut off, then new ones until there are as many as wanted."""
+    """The trials that were cut off, then new ones until there are as many as wanted.
+
+    One that sets what the search does not vary has failed: it is of an earlier search file, or of somebody else.
+    """
     from optuna.trial import Trial, TrialState
 
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        yield Trial(study, frozen._trial_id), dict(frozen.params)
+        if all(_is_of(search.space.get(key), value) for key, value in frozen.params.items()):
+            yield Trial(study, frozen._trial_id), dict(frozen.params)
+        else:
+            study.tell(frozen.number, state=TrialState.FAIL)
     distributions = {key: _distribution(one) for key, one in search.space.items()}
     while sum(one.state != TrialState.WAITING for one in study.get_trials(deepcopy=False)) < search.trials:
         trial = study.ask(distributions)
-        yield trial, dict(trial.params)
+        yield trial, {key: trial.params[key] for key in distributions}
+
+
+def _is_of(one: Range | None, value: Any) -> bool:
+    """Is this a value that a range of a search gives?"""
+    if one is None or "choices" in one:
+        return one is not None and value in one["choices"]
+    return isinstance(value, int | float)
 
 
 def _distribution(one: Any) -> Any:

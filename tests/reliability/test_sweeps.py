@@ -194,7 +194,7 @@ def test_a_sweep_that_is_signalled_saves_its_jobs_and_ends(
 
 
 def test_a_sweep_that_was_cut_off_goes_on_by_its_folder(here: Path, kdrun: Command) -> None:
-    words = [*TRAIN, "seed=0,1"]
+    words = [*TRAIN, "seed=0,1", "dataset.view_seed=${seed}"]
     assert kdrun(*words).code == 0
     sweep = next((here / "outputs" / "sweeps").iterdir())
     lines = [json.loads(line) for line in (sweep / "manifest.jsonl").read_text().splitlines()]
@@ -226,6 +226,8 @@ def test_what_hydra_obeys_is_not_taken_from_a_sweep_of_somebody_else(tmp_path: P
         ["+hydra.run.dir=x"],
         ["--plugin"],
         ["hydra/launcher=joblib"],
+        ["--plugin=mine"],
+        ["+model@hydra.callbacks=mlp"],
     ):
         (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "stage": "train", "words": words}))
         with pytest.raises(Exception, match="which is not obeyed"):

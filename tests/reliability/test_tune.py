@@ -61,6 +61,21 @@ def test_a_trial_that_was_cut_off_is_gone_on_with(kdrun: Command, tmp_path: Path
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
 
 
+def test_a_trial_of_somebody_else_s_study_sets_nothing_but_what_is_searched(kdrun: Command) -> None:
+    """Cut off, and with a key and a value of its own choice: words of a config, were they believed."""
+    import optuna
+
+    folder = Path("outputs/sweeps/theirs")
+    folder.mkdir(parents=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(study_name="kdrun", storage=f"sqlite:///{folder / 'study.db'}", direction="maximize")
+    study.ask({"data_dir": optuna.distributions.CategoricalDistribution(["${oc.env:HOME}"])})
+    answer = kdrun("tune", *TINY, "epochs=1", "trials=2", "sweep.name=theirs")
+    assert answer.code == 0, answer.err
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert "oc.env" not in answer.out + (folder / "manifest.jsonl").read_text()
+
+
 def test_a_hopeless_trial_is_cut_off(kdrun: Command, tmp_path: Path) -> None:
     """A good learning rate, then none at all: the second never gets better than by chance."""
     import optuna

@@ -569,6 +569,64 @@ def a_stopped_run_that_leads_to_somebody_else_s(folder: Path) -> Commands:
     ]
 
 
+# ------------------------------------------------------------------------------------------------ sweeps, searches
+
+CALLS = (
+    "${oc.env:PLANTED_SECRET}",
+    "$\\{oc.env\\:PLANTED_SECRET\\}",  # Hydra takes the backslashes away
+    "'${oc.${sweep.name}:PLANTED_SECRET}'",  # in a folder called env
+)
+
+
+def sweeps(words: Words, **content: Any) -> Commands:
+    """To go on with: for each of these words a sweep, and a search, that has it."""
+    commands: Commands = []
+    for number, word in enumerate(words):
+        common = {"format": 1, "words": ["seed=0,1", "epochs=1", word], **content}
+        for file, own in (
+            ("sweep.json", {"stage": "train", **common}),
+            ("tune.json", {"stage": "distill", "search": "kd", "trials": 1, **common, "words": [word]}),
+        ):
+            folder = Path(f"{Path(file).stem}{number}", "sweeps", "env")
+            folder.mkdir(parents=True)
+            (folder / file).write_text(json.dumps(own))
+            commands.append(["resume", str(folder)])
+    return commands
+
+
+@artefact
+def an_environment_variable_in_the_words_of_a_sweep(folder: Path) -> Commands:
+    return sweeps([f"data_dir={call}" for call in CALLS])
+
+
+@artefact
+def an_environment_variable_in_the_launcher_s_words(folder: Path) -> Commands:
+    launcher = ["hydra/launcher=joblib", f"hydra.launcher.verbose={CALLS[0]}"]
+    return sweeps(["batch_size=8"], launcher=launcher)[:1]
+
+
+@artefact
+def a_sweep_that_writes_elsewhere(folder: Path) -> Commands:
+    run, output = f"run_dir=../{MARKER}/${{seed}}", f"output_dir=../{MARKER}"
+    return sweeps([run, f"+{run}", f"++{run}", run.replace("=", "@_here_="), f"++{output}", f"+{output}"])
+
+
+@artefact
+def options_in_the_words_of_a_sweep(folder: Path) -> Commands:
+    theirs("search/kd.yaml", "space: {loss.alpha: {low: 0.1, high: 0.9}}\n")
+    Path("hostile_plugin.py").write_text(f"open({MARKER!r}, 'w')\n")
+    return sweeps(["--plugin=hostile_plugin", "--config-dir=theirs", "model@hydra.callbacks=mlp"])
+
+
+@artefact
+def a_sweep_that_is_no_file(folder: Path) -> Commands:
+    commands = sweeps(["batch_size=8"])
+    for file in (Path("sweep0/sweeps/env/sweep.json"), Path("tune0/sweeps/env/tune.json")):
+        file.unlink()
+        os.mkfifo(file)
+    return commands
+
+
 # --------------------------------------------------------------------------------------------------------- data sets
 
 

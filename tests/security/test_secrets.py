@@ -57,6 +57,7 @@ def test_a_run_does_not_keep_it(kdrun: Command, tmp_path: Path, words: list[str]
         [f"output_dir={URL}"],
         [f"run_dir={URL}"],
         [f"data_dir={URL},other", "-m"],
+        ["dataset=image_folder", "dataset.path=${oc.env:PLANTED}", "seed=0,1", "-m"],
         [f"data_dir={URL}", "seed=0,1", "-m"],
         [ENVIRONMENT.removeprefix("+")],
         [ENVIRONMENT.removeprefix("+"), "-m"],

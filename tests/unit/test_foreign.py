@@ -17,7 +17,7 @@ from kdrun.config import stage_config
 from kdrun.errors import KdrunError, UsageError
 from kdrun.lookup import conf_dir
 from kdrun.records import foreign
-from kdrun.records.foreign import check_config_folder, read_json, read_yaml
+from kdrun.records.foreign import calls_resolver, check_config_folder, read_json, read_yaml
 from kdrun.saved import checked_run_config, checked_spec
 from tests.conftest import mutated
 
@@ -143,6 +143,7 @@ def test_a_reader_without_its_check_is_noticed(tmp_path: Path) -> None:
         ("model/x.yaml", "kind: mlp\nwidths: {_target_: os.system}"),
         ("model/x.yaml", "name: ${oc.env:HOME}"),
         ("model/x.yaml", "names: ['a${ oc.decode:x}']"),
+        ("model/x.yaml", "name: ${oc.${kind}:HOME}"),
         ("hydra/launcher/x.yaml", "a: 1"),
         ("model/x.yaml", "a: &x 1\nb: *x"),
     ],
@@ -154,6 +155,25 @@ def test_a_folder_of_configs_that_could_do_something_is_refused(tmp_path: Path, 
         check_config_folder(tmp_path)
     (tmp_path / file).unlink()
     check_config_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ("seed=${teacher.seed}", False),
+        ("loss={terms: {kd: ${a[0]}}, x: ${..b}}", False),
+        ("${models.${ name }}", False),
+        ("${a}: ${b}", False),
+        ("${oc.env:HOME}", True),
+        ("{a: ${seed}, b: ${ oc.env : HOME}}", True),
+        (r"$\{oc.env\:HOME\}", True),
+        ("${oc.${kind}:HOME}", True),
+        ("${a.${oc.env:HOME}}", True),
+        ("${now:}", True),
+    ],
+)
+def test_what_calls_a_resolver_and_what_refers_to_a_key(text: str, calls: bool) -> None:
+    assert calls_resolver(text) == calls
 
 
 def test_the_shipped_options_would_pass() -> None:
