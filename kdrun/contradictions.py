@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from kdrun.terms import kinds
 
 MIXING = ("mixup", "cutmix")
 PLACES_OF_A_MODEL = ("checkpoint", "run")  # keys of a model's node that hold a path
+NAME_OF_A_SWEEP = re.compile(r"[\w+(-][\w .()+-]*")
 LONGEST_NAME = 255  # bytes of a file's or folder's name
 
 
@@ -19,6 +21,7 @@ def contradictions(stage: str, config: Plain, folders: Sequence[Path] = ()) -> I
     """One line for each pair of values that cannot both be meant. `folders` are those of `--config-dir`."""
     for key in ("run_dir", "data_dir", "output_dir", "run"):
         yield from _wrong_place(key, config.get(key))
+    yield from _wrong_name(config.get("sweep", {}).get("name"))
     yield from _wrong_data(config["dataset"])
     if stage in ("train", "train_teacher", "distill"):
         yield from _recipe_contradictions(config, config["dataset"], "")
@@ -84,6 +87,11 @@ def _wrong_place(key: str, value: Any) -> Iterator[str]:
         yield f"{key}={brief(value)}: must be a path or null{quoted}"
     elif any(len(name.encode()) > LONGEST_NAME for name in value.split("/")):
         yield f"{key}={brief(value)}: a name in this path is longer than {LONGEST_NAME} bytes, the most a file's can be"
+
+
+def _wrong_name(value: Any) -> Iterator[str]:
+    if value is not None and (isinstance(value, bool) or not NAME_OF_A_SWEEP.fullmatch(str(value))):
+        yield f"sweep.name={brief(value)}: this names a folder; letters, digits, spaces and any of _ - + . ( ) make one"
 
 
 def _wrong_data(dataset: Plain) -> Iterator[str]:

@@ -16,10 +16,18 @@ HARMLESS = r"(?:true|false|null|none)"  # a switch is no secret
 CREDENTIAL = re.compile(rf"{NAME}(?![\w-])", re.IGNORECASE)
 QUOTED = re.compile(rf"""(['"])([^'"\n=]*{NAME}(?![\w-])[^'"\n=]*)=.*?\1""", re.IGNORECASE)  # a whole quoted word
 ASSIGNED = re.compile(
-    rf"""({NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*
+    rf"""/[\w.@+-]*{NAME}:[ ]|                                                         # a path is no key
+        ({NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*
         (?:=[ \t]*(?:(?:bearer|basic)[ ]+)?(?=[^\s])|:[ \t]+(?=[^\s])|:(?=["'])))     # the key, and = or :
         (?!{HARMLESS}(?![\w-]))
         ("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|(?<=[ \t])[^\n,}}\]]+|\S+?(?=[:;,)\]}}'"]*(?:\s|$)))""",  # its value
+    re.IGNORECASE | re.VERBOSE,
+)
+IN_A_MAPPING = re.compile(  # {HF_TOKEN:value}, as one types it: no space is needed behind the colon
+    rf"""((?:\{{|,(?![^{{}},:=\n]*/[^{{}},:=\n]*:[ ]))[^{{}},:=\n]{{0,99}}{NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*:[ \t]*)
+        (?!{HARMLESS}(?![\w-]))
+        ("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\[[^\]\n]{{0,999}}\]|\{{[^}}\n]{{0,999}}\}}
+        |(?:\\.|[^\\\n,}}\]]){{1,999}}(?=[,}}\]])|[^\s,}}\]]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
 USER_INFO = re.compile(r"(?<=\w\w)(\\?:/{1,2})[^\s/?#'\"]+@")  # pathlib makes :/ of ://, and Hydra's grammar wants \:
@@ -32,12 +40,13 @@ def is_credential(key: str) -> bool:
 
 def redacted(text: str) -> str:
     """The text with the value of every credential, written as `key=value` or `key: value`, and user-info masked."""
-    text = QUOTED.sub(rf"\1\2={MASK}\1", text)
-    return USER_INFO.sub(rf"\1{MASK}@", ASSIGNED.sub(rf"\1{MASK}", text))
+    text = IN_A_MAPPING.sub(rf"\1{MASK}", QUOTED.sub(rf"\1\2={MASK}\1", text))
+    text = ASSIGNED.sub(lambda found: found[0] if found[1] is None else f"{found[1]}{MASK}", text)
+    return USER_INFO.sub(rf"\1{MASK}@", text)
 
 
 def redacted_words(words: Iterable[str]) -> list[str]:
-    """Words of a command line: the whole value of `key=value` where the key names a credential."""
+    """Words of a command line: the whole value of `key=value` where the key, or one in the value, names a credential."""
     return [_word(word) for word in words]
 
 
@@ -52,9 +61,9 @@ def redacted_values(node: Any) -> Any:
 
 
 def _word(word: str) -> str:
-    key, equals, value = word.partition("=")
-    hide = equals and is_credential(key) and value.lower() not in ("", "true", "false", "null")
-    return f"{key}={MASK}" if hide else redacted(word)
+    key, _, value = word.partition("=")
+    named = is_credential(key) and value.lower() not in ("", "true", "false", "null")
+    return f"{key}={MASK}" if named or IN_A_MAPPING.search(value) else redacted(word)
 
 
 def _hidden(node: Any) -> Any:

@@ -11,6 +11,7 @@ from tests.conftest import Answer
 
 SECRET = "hunter2-planted-secret"
 TRAIN = ["train", "model=cnn_tiny", "epochs=1", "dataset.limit=60"]
+IN_A_MAPPING = f"+hydra.job.env_set={{A:1,HF_TOKEN:{SECRET}}}"
 URL = f"https://somebody:{SECRET}@example.org/data"
 ENVIRONMENT = f"+hydra.job.env_set.HF_TOKEN={SECRET}"
 Command = Callable[..., Answer]
@@ -31,8 +32,8 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [[], [ENVIRONMENT], [f"data_dir={URL}"], ["-m"], ["data_dir=" + URL.replace(":", "\\:")]],
-    ids=["environment", "override", "URL of the data", "sweep", "URL with Hydra's grammar"],
+    [[], [ENVIRONMENT], [IN_A_MAPPING], [f"data_dir={URL}"], ["-m"], ["data_dir=" + URL.replace(":", "\\:")]],
+    ids=["environment", "override", "mapping", "URL of the data", "sweep", "URL with Hydra's grammar"],
 )
 @pytest.mark.usefixtures("planted")
 def test_a_run_does_not_keep_it(kdrun: Command, tmp_path: Path, words: list[str]) -> None:
@@ -62,6 +63,9 @@ def test_a_run_does_not_keep_it(kdrun: Command, tmp_path: Path, words: list[str]
         [ENVIRONMENT.removeprefix("+")],
         [ENVIRONMENT.removeprefix("+"), "-m"],
         [ENVIRONMENT, "-m"],
+        [IN_A_MAPPING, "-m"],
+        [f"sweep.name={{token:{SECRET}}}", "seed=0,1", "-m"],
+        [f"x={{token:{SECRET}"],
         [
             ENVIRONMENT,
             "model=mlp",

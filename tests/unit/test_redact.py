@@ -58,6 +58,9 @@ KEPT = [
     "a token is a word; tokens: 5",
     "https://example.org/a@b and git@example.org:me/it",
     "mean [0.1, 0.2]",
+    "model=/etc/passwd: there is no such model; allowed: cnn, mlp",
+    "a file, /run/secrets/token: there is no such file",
+    "{token:null, max_tokens:5}",
     "token: null",
     "auth=false",
 ]
@@ -70,6 +73,13 @@ SHAPES = [
     '{{"{key}": "{secret}", "epochs": 3}}',
     "{{{key}: {secret}, epochs: 3}}",
     "{key} = '{secret}'",
+    "+hydra.job.env_set={{{key}:{secret}}}",
+    "{{a: 1,'{key}':{secret} and more,b:2}}",
+    "{{a:[{{{key}:[1,{secret}],b:2}}]}}",
+    "{{{key}:{{a:1,b:{secret}}}}}",
+    "x={{a:1,{key}:{secret}",
+    "/etc/{key}={secret}",
+    "/etc/passwd {key}: {secret}",
     "https://user:{secret}@host/x",
     "https:/user:{secret}@host/x",
     "unknown host https://{secret}@host:80/x?y=1",
@@ -95,6 +105,7 @@ def test_what_follows_a_secret_stays() -> None:
     assert redacted("a.token=abc: must be short") == "a.token=***: must be short"
     assert redacted("kdrun distill a.token=abc epochs=3") == "kdrun distill a.token=*** epochs=3"
     assert redacted("Authorization: Bearer abc def\nepochs: 3") == "Authorization: ***\nepochs: 3"
+    assert redacted("x={a.token:abc,b:1}: must be short") == "x={a.token:***,b:1}: must be short"
     assert redacted("ftp://me:pw@host/x") == "ftp://***@host/x"
 
 
@@ -104,6 +115,7 @@ def test_keys_that_look_like_a_credential(key: str) -> None:
 
 
 def test_words_and_values() -> None:
+    assert redacted_words(["a={b:{token:x\\,y,z:1}}", "a={token:null}"]) == ["a=***", "a={token:null}"]
     words = ["distill", "-m", "a.token=x y,z", "token=", "auth=true", "tokens=5", "data_dir=https://u:p@host/x"]
     masked = ["distill", "-m", "a.token=***", "token=", "auth=true", "tokens=5", "data_dir=https://***@host/x"]
     assert redacted_words(words) == masked
@@ -141,7 +153,8 @@ def test_a_config_without_credentials_is_unchanged(config: dict[str, object]) ->
 
 def test_a_megabyte_takes_no_time() -> None:
     begin = time.process_time()
-    for text in ("a", "token", "'", "x.token=", "a://", '"a', "'token", "token: "):
+    texts = ("a", "token", "'", "x.token=", "a://", '"a', "'token", "token: ", "{token:[", ",token:", "/token", "{a,")
+    for text in texts:
         redacted(text * (1_000_000 // len(text)))
     assert time.process_time() - begin < 10
 
