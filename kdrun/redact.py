@@ -24,7 +24,8 @@ ASSIGNED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 IN_A_MAPPING = re.compile(  # {HF_TOKEN:value}, as one types it: no space is needed behind the colon
-    rf"""((?:\{{|,(?![^{{}},:=\n]*/[^{{}},:=\n]*:[ ]))[^{{}},:=\n]{{0,99}}{NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*:[ \t]*)
+    rf"""((?:\{{|,(?![^{{}},:=\n]*/[^{{}},:=\n]*:[ ]))  # of a sentence, what is behind a comma may be a path
+        [^{{}},:=\n]{{0,99}}{NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*:[ \t]*)
         (?!{HARMLESS}(?![\w-]))
         ("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\[[^\]\n]{{0,999}}\]|\{{[^}}\n]{{0,999}}\}}
         |(?:\\.|[^\\\n,}}\]]){{1,999}}(?=[,}}\]])|[^\s,}}\]]+)""",
@@ -46,7 +47,7 @@ def redacted(text: str) -> str:
 
 
 def redacted_words(words: Iterable[str]) -> list[str]:
-    """Words of a command line: the whole value of `key=value` where the key, or one in the value, names a credential."""
+    """Words of a command line: the whole value of `key=value` where the key, or one in it, names a credential."""
     return [_word(word) for word in words]
 
 
