@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ import torch
 from torch import Tensor
 
 from kdrun import processes
-from kdrun.errors import UsageError
+from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.records.files import read_json, unwritable, write, write_json
 from kdrun.records.seal import TAIL, sealed, tail
 from kdrun.topk import TopK
 from kdrun.types import Outputs
 
 FORMAT = 1
+LATEST = 2.0**37  # seconds since the epoch: the year 6325, which a file's time may be beyond
+VIEW = re.compile(r"view-\d{5,}\.bin")
 TYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -71,7 +74,11 @@ class Store:
 
     def missing(self, views: Sequence[int]) -> list[int]:
         """Those of the views that are not there, or not whole."""
-        return [view for view in views if not is_whole(self.file(view))]
+        return [view for view in views if not self.has(self.file(view))]
+
+    def has(self, file: Path) -> bool:
+        """Is this file a view as it was written?"""
+        return file.is_file() and file.stat().st_size == self.view_bytes + TAIL and is_whole(file)
 
     def write(self, view: int, outputs: View) -> None:
         """Keep one view's outputs, unless another process has done so meanwhile. Raises `KdrunError` without room.
@@ -82,14 +89,13 @@ class Store:
         assert [tensor.numel() for tensor in tensors] == sizes, f"{[t.shape for t in tensors]} is not {self.shape}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if not self.has(self.file(view)):
+                self.file(view).unlink(missing_ok=True)  # damaged, if it is there
         except OSError as error:
             raise unwritable(self.path, 0, error) from error
-        if not (self.path / "store.json").exists():
-            write_json(self.path / "store.json", {"format": FORMAT, "shape": self.shape, "key": dict(self.key)})
+        self._describe()
         kinds = [kind for _, kind in self._parts()]
         content = [t.to(kind).contiguous().cpu().numpy().tobytes() for t, kind in zip(tensors, kinds, strict=True)]
-        if not is_whole(self.file(view)):
-            self.file(view).unlink(missing_ok=True)  # damaged, if it is there
         write(self.file(view), sealed(b"".join(content)), once=True)
 
     def read(self, view: int) -> View:
@@ -114,7 +120,12 @@ class Store:
     def used(self) -> None:
         """Note that it was, for `prune`."""
         if processes.is_first():
+            self._describe()
             os.utime(self.path / "store.json")
+
+    def _describe(self) -> None:
+        if not (self.path / "store.json").is_file():
+            write_json(self.path / "store.json", {"format": FORMAT, "shape": self.shape, "key": dict(self.key)})
 
 
 def identity(key: Mapping[str, Any]) -> str:
@@ -150,11 +161,13 @@ def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
 class Kept:
     """A store that exists, as people see it."""
 
-    path: Path
-    key: dict[str, Any]
-    shape: tuple[int, int]
+    store: Store
     views: list[Path]
     used: float  # seconds since the epoch
+
+    @property
+    def path(self) -> Path:
+        return self.store.path
 
     @property
     def size(self) -> int:
@@ -162,22 +175,37 @@ class Kept:
         return sum(view.stat().st_size for view in self.views)
 
 
-def kept(folder: Path) -> Iterator[Kept]:
-    """All stores in a folder, the least recently used first."""
+def kept(folder: Path, unreadable: Callable[[str], object] = print) -> Iterator[Kept]:
+    """All stores in a folder, the least recently used first. `unreadable` is told of each that is none."""
     found = []
-    for file in folder.glob("*/store.json"):
-        content = read_json(file)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            continue
-        views = sorted(view for view in file.parent.glob("view-*.bin") if view.is_file() and not view.is_symlink())
-        samples, classes = content["shape"]
-        found.append(Kept(file.parent, content["key"], (samples, classes), views, file.stat().st_mtime))
+    for file in sorted(folder.glob("*/store.json")):
+        try:
+            found.append(_kept(file))
+        except (KdrunError, OSError) as error:
+            unreadable(f"left alone: {brief(error, 300)}")
     yield from sorted(found, key=lambda one: one.used)
 
 
-def damaged(store: Kept) -> list[Path]:
+def _kept(file: Path) -> Kept:
+    """A store by its description, which may be anybody's. Raises `KdrunError`."""
+    content, folder = read_json(file), file.parent
+    try:
+        (samples, classes), key = content["shape"], content["key"]
+        store = Store(folder, key, (samples, classes))
+        named = content["format"] == FORMAT and identity(key)[:16] == folder.name and not folder.is_symlink()
+        shown = isinstance(key["spec"]["options"], dict) and all(isinstance(name, str) for name, _ in key["augment"])
+        sound = named and shown and isinstance(samples * classes, int) and store.view_bytes > 0
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise KdrunError(f"{file} is not that of a store of this kdrun")
+    views = sorted(view for view in folder.glob("view-*.bin") if VIEW.fullmatch(view.name) and not view.is_symlink())
+    return Kept(store, [view for view in views if view.is_file()], min(max(file.stat().st_mtime, 0.0), LATEST))
+
+
+def damaged(kept: Kept) -> list[Path]:
     """Views of a store that are not as they were written."""
-    return [view for view in store.views if not is_whole(view)]
+    return [view for view in kept.views if not kept.store.has(view)]
 
 
 def prune(folder: Path, keep_gb: float) -> list[Kept]:

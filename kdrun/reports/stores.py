@@ -8,16 +8,17 @@ from kdrun.errors import brief
 from kdrun.records.store import Kept
 
 
-def line(store: Kept) -> str:
+def line(kept: Kept) -> str:
+    store = kept.store
     spec = store.key.get("spec") or {}
     options = spec.get("options") or {}
     augment = ", ".join(name for name, _ in store.key.get("augment") or []) or "no augmentation"
-    used = datetime.fromtimestamp(store.used).strftime("%Y-%m-%d %H:%M")
+    used = datetime.fromtimestamp(kept.used).strftime("%Y-%m-%d %H:%M")
     what = options.get("name") or "-".join(
         [str(spec.get("kind")), *(str(options[k]) for k in ("depth",) if k in options)]
     )
     return brief(
-        f"{store.path}  {what}  {len(store.views)} views of {store.shape[0]:,} samples x {store.shape[1]:,} classes, "
-        f"{augment}, {store.key.get('type')}, {store.size / 1e6:,.1f} MB, used {used}",
+        f"{store.path}  {what}  {len(kept.views)} views of {store.shape[0]:,} samples x {store.shape[1]:,} classes, "
+        f"{augment}, {store.key.get('type')}, {kept.size / 1e6:,.1f} MB, used {used}",
         1000,
     )

@@ -26,7 +26,11 @@ import numpy as np
 import torch
 import yaml
 
+from kdrun.config import stage_config
 from kdrun.records import checkpoints
+from kdrun.records.seal import sealed
+from kdrun.records.store import identity
+from kdrun.stages.teacher import fill_store
 
 MARKER = "marker-of-foreign-code"
 SECRET = "planted-hunter2-value"
@@ -625,6 +629,111 @@ def a_sweep_that_is_no_file(folder: Path) -> Commands:
         file.unlink()
         os.mkfifo(file)
     return commands
+
+
+# ------------------------------------------------------------------------------------------------------------ stores
+
+STORES = Path("outputs/store")
+KEY = {"spec": {"kind": "mlp", "options": {}}, "taps": {}, "augment": [["flip", {}]], "top_k": None, "type": "float32"}
+READS_STORES = [["store", "list"], ["store", "verify"], ["store", "prune", "keep_gb=0"]]
+
+
+def described(name: str = "", key: Any = None, **content: Any) -> Path:
+    """A store by its description; a name that is right for the key, unless one is given."""
+    key = KEY if key is None else key
+    folder = STORES / (name or identity(key)[:16])
+    folder.mkdir(parents=True)
+    (folder / "store.json").write_text(json.dumps({"format": 1, "shape": [2, 3], "key": key, **content}))
+    return folder
+
+
+@harmless
+def descriptions_of_stores_of_other_shapes(folder: Path) -> Commands:
+    for number, text in enumerate(["[]", "7", "{", "\x00", '{"format": 1}', '{"format": 1, "shape": 3, "key": []}']):
+        (described(f"{number}") / "store.json").write_text(text)
+    for number, shape in enumerate([[2, 3, 4], [2], ["2", 3], [2.5, 3], [-2, 3], None, {"a": 1, "b": 2}]):
+        described(key={**KEY, "n": number}, shape=shape)
+    wrong = {"spec": ["a"], "taps": {"a": 1}, "augment": 7, "top_k": "2", "type": []}
+    for name, value in wrong.items():
+        described(key={**KEY, name: value})
+        described(key={key: value for key, value in KEY.items() if key != name})
+    described(key=[])
+    described(key={**KEY, "spec": {"kind": ESCAPE, "options": {"name": HTML}}, "augment": [[ESCAPE, 1]]})
+    return READS_STORES
+
+
+@harmless
+def stores_that_are_no_files(folder: Path) -> Commands:
+    for name in ("pipe", "zero", "away"):
+        (described(name) / "store.json").unlink()
+    os.mkfifo(STORES / "pipe/store.json")
+    (STORES / "zero/store.json").symlink_to("/dev/zero")
+    (STORES / "away/store.json").symlink_to("/etc/passwd")
+    views = described()
+    os.mkfifo(views / "view-00000.bin")
+    (views / "view-00001.bin").symlink_to("/dev/zero")
+    (views / "view-00002.bin").mkdir()
+    Path("../victim").mkdir()
+    shutil.move(described(key={**KEY, "n": 1}), "../victim/theirs")
+    Path("../victim/theirs/view-00000.bin").write_bytes(b"precious")
+    (STORES / identity({**KEY, "n": 1})[:16]).symlink_to(Path("../victim/theirs").resolve())
+    return READS_STORES
+
+
+@harmless
+def stores_of_hostile_names_and_times(folder: Path) -> Commands:
+    for name in (ESCAPE, "a\nb", f"$(touch {MARKER})", HTML.replace("/", "_"), os.fsdecode(b"\xff\xfe")):
+        described(name)
+    store = described()
+    (store / f"view-{ESCAPE}.bin".replace("/", "")).write_bytes(b"x")
+    os.utime(store / "store.json", (2**40, 2**40))
+    return READS_STORES
+
+
+@harmless
+def views_of_sizes_that_lie(folder: Path) -> Commands:
+    with (described() / "view-00000.bin").open("wb") as file:
+        file.truncate(2**40)
+    (described(key={**KEY, "n": 1}, shape=[2**40, 2**20]) / "view-00000.bin").write_bytes(sealed(b""))
+    return [READS_STORES[0], READS_STORES[2]]  # verify says which is damaged: see tests/unit/test_store.py
+
+
+@harmless
+def a_store_to_distill_from_that_is_none(folder: Path) -> Commands:
+    """Each time another of its parts: it is made again, and nothing else is read or waited for."""
+    words = [*DISTILL[1:], "teacher=cnn_tiny", "dataset.limit=60", "teacher.outputs=stored", "device.threads=1"]
+    words += ["batch_size=20", "teacher.train.batch_size=20"]
+    filled = fill_store(stage_config("distill", [*words, "output_dir=sound"]))
+    commands = []
+    for number, spoil in enumerate((_sized, _piped, _in_a_folder, _without_description, _with_a_pipe_for_one)):
+        shutil.copytree("sound", f"copy{number}")
+        spoil(Path(f"copy{number}", "store", filled.path.name))
+        commands.append(["distill", *words, f"output_dir=copy{number}"])
+    return commands
+
+
+def _sized(store: Path) -> None:
+    (store / "view-00000.bin").write_bytes(sealed(b"short, and signed"))
+
+
+def _piped(store: Path) -> None:
+    (store / "view-00000.bin").unlink()
+    os.mkfifo(store / "view-00000.bin")
+
+
+def _in_a_folder(store: Path) -> None:
+    shutil.rmtree(store)
+    store.parent.joinpath("elsewhere").mkdir()
+    store.symlink_to("elsewhere")
+
+
+def _without_description(store: Path) -> None:
+    (store / "store.json").unlink()
+
+
+def _with_a_pipe_for_one(store: Path) -> None:
+    _without_description(store)
+    os.mkfifo(store / "store.json")
 
 
 # --------------------------------------------------------------------------------------------------------- data sets

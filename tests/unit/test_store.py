@@ -25,6 +25,7 @@ from kdrun.errors import UsageError
 from kdrun.models.building import Model, build
 from kdrun.records import files, lock
 from kdrun.records import store as store_module
+from kdrun.records.seal import sealed
 from kdrun.records.store import damaged, is_whole, kept, prune
 from kdrun.stages import teacher as teacher_module
 from kdrun.stages.teacher import Source, Taught
@@ -153,6 +154,43 @@ def test_a_flipped_byte_or_a_cut_file_is_noticed_and_made_again(tmp_path: Path) 
         made.fill()
         assert made.store.file(1).read_bytes() == good
     assert Counting.asked == (3 + 5) * SAMPLES
+
+
+def test_a_view_of_another_size_is_damaged_and_not_read(tmp_path: Path) -> None:
+    made = source(tmp_path)
+    made.fill()
+    file = made.store.file(0)
+    good = file.read_bytes()
+    file.write_bytes(sealed(b"short, and signed"))
+    assert is_whole(file)
+    assert made.store.missing([0]) == [0]
+    file.write_bytes(good)
+    with file.open("r+b") as opened:
+        opened.truncate(2**40)  # an hour to hash
+    assert [one.name for store in kept(tmp_path / "store") for one in damaged(store)] == [file.name]
+    made.fill()
+    assert file.read_bytes() == good
+
+
+def test_one_damaged_store_does_not_block_the_others(tmp_path: Path) -> None:
+    made = source(tmp_path)
+    made.fill()
+    for name, text in {"a": '{"format": 1}', "b": '{"format": 1, "shape": [2, 3], "key": []}', "c": "{"}.items():
+        (tmp_path / "store" / name).mkdir()
+        (tmp_path / "store" / name / "store.json").write_text(text)
+    left_alone: list[str] = []
+    assert [one.path for one in kept(tmp_path / "store", left_alone.append)] == [made.store.path]
+    assert [f"/{name}/" in line for name, line in zip("abc", left_alone, strict=True)] == [True] * 3
+    assert all(line.startswith("left alone: ") and "\n" not in line for line in left_alone)
+
+
+def test_a_store_without_its_description_is_described_again(tmp_path: Path) -> None:
+    """As a removal leaves it that was cut off."""
+    made = source(tmp_path)
+    made.fill()
+    (made.store.path / "store.json").unlink()
+    made.fill()
+    assert [one.path for one in kept(tmp_path / "store")] == [made.store.path]
 
 
 def test_a_reader_that_trusts_its_files_is_noticed(tmp_path: Path) -> None:
