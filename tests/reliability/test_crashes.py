@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ import yaml
 
 from kdrun.config import stage_config
 from kdrun.records import checkpoints
+from kdrun.records.files import unwritable
+from kdrun.records.seal import sealed
 from kdrun.records.store import is_whole
 from tests.reliability import children
 from tests.reliability.children import Ending
@@ -150,10 +153,10 @@ def killed_at(case: Case, at: int, folder: Path, spoil: Callable[[], None] | Non
     return wrong
 
 
-def full_at(case: Case, at: int, folder: Path) -> list[str]:
+def full_at(case: Case, at: int, folder: Path, spoil: Callable[[], None] | None = None) -> list[str]:
     """Fill the disk at an operation; then make room and go on."""
     here = shutil.copytree(case.prepared, folder)
-    ending = children.run(here, case.words, case.config, at, "full")
+    ending = children.run(here, case.words, case.config, at, "full", spoil)
     lines = ending.err.splitlines()
     wrong = broken(here)
     if ending.code != 1 or len(lines) != 1:
@@ -221,10 +224,34 @@ def naive_writer() -> None:
     checkpoints.save = save  # type: ignore[assignment]
 
 
+def in_place() -> None:
+    """The mistake: a file written where it is to be found, and left there half when the disk is full."""
+
+    def save(path: Path, content: dict[str, Any], keep: Path | None = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(dict(content), buffer)
+        try:
+            with path.open("wb") as file:
+                file.write(sealed(buffer.getvalue()))
+        except OSError as error:
+            raise unwritable(path, buffer.tell(), error) from error
+
+    checkpoints.save = save  # type: ignore[assignment]
+
+
+def writes_of_the_state(case: Case, folder: Path, spoil: Callable[[], None]) -> list[int]:
+    """The operations of a run with this mistake that write where a state is to be found."""
+    ending = children.run(shutil.copytree(case.prepared, folder), case.words, case.config, spoil=spoil)
+    return [at for at, said in enumerate(ending.operations) if said.startswith("write") and said.endswith("last.pt")]
+
+
 @pytest.mark.parametrize("case", ["train"], indirect=True)
 def test_a_naive_writer_is_noticed(case: Case, tmp_path: Path) -> None:
-    ending = children.run(
-        shutil.copytree(case.prepared, tmp_path / "whole"), case.words, case.config, spoil=naive_writer
-    )
-    writes = [at for at, said in enumerate(ending.operations) if said.startswith("write") and said.endswith("last.pt")]
+    writes = writes_of_the_state(case, tmp_path / "whole", naive_writer)
     assert killed_at(case, writes[len(writes) // 2], tmp_path / "cut", naive_writer)
+
+
+@pytest.mark.parametrize("case", ["train"], indirect=True)
+def test_a_writer_that_leaves_a_half_file_on_a_full_disk_is_noticed(case: Case, tmp_path: Path) -> None:
+    at = writes_of_the_state(case, tmp_path / "whole", in_place)[-1]
+    assert any(said.startswith("last.pt: ") for said in full_at(case, at, tmp_path / "full", in_place))
