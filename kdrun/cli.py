@@ -18,7 +18,7 @@ from typing import Any
 from kdrun import __version__, commands, processes, stopping
 from kdrun.errors import KdrunError, UsageError, brief, suggestion
 from kdrun.redact import is_credential, redacted, redacted_words
-from kdrun.running import in_one_line, run_stage, show
+from kdrun.running import in_one_line, printing, run_stage, show
 from kdrun.words import (
     CONFIG_DIR,
     is_about_launcher,
@@ -67,7 +67,8 @@ def main() -> int:
     arguments = [word for word in arguments if word != "--debug"]
     stopping.listen()
     try:
-        return dispatch(arguments, debug)
+        with printing():
+            return dispatch(arguments, debug)
     except KdrunError as error:
         if debug:
             raise

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from kdrun import processes
-from kdrun.errors import brief
+from kdrun.errors import KdrunError, brief
 from kdrun.redact import redacted
 
 
@@ -61,6 +64,28 @@ def show(path: Path, made: bool = True) -> None:
     else:
         print(f"run {path} is completed: there is nothing to go on with")
     print(f"\n{text}")
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """What is printed within it reaches standard output, or `KdrunError` says that there is no room for it."""
+    try:
+        yield
+        sys.stdout.flush()  # here, where that has its line, and not as the process ends
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None or not _is_full(sys.stdout):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it would fail once more as the process ends
+        raise KdrunError(f"standard output: {error.strerror}") from error
+
+
+def _is_full(file: TextIO) -> bool:
+    """Asked when something was full that has no name: one more line is too much for it."""
+    try:
+        print(file=file, flush=True)
+    except OSError:
+        return True
+    return False
 
 
 def in_one_line(error: BaseException) -> str:

@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 from kdrun import engine
 from kdrun.records import checkpoints
 from kdrun.records.seal import TAIL, sealed
-from tests.conftest import Answer
+from tests.conftest import ROOT, Answer
 from tests.reliability import children
 from tests.reliability.test_signals import streamed, wait_for
 
@@ -274,3 +276,20 @@ def test_a_run_that_was_killed_is_listed_as_interrupted(tmp_path: Path, kdrun: C
     os.kill(child.pid, signal.SIGKILL)
     assert children.ended(child, tmp_path).code == -9
     assert "interrupted" in kdrun("list", "runs").out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device on which nothing can be written")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["at the end", "at once"])
+def test_output_for_which_there_is_no_room_costs_one_line(unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        answer = subprocess.run(
+            [sys.executable, "-m", "kdrun", "list", "models"],
+            cwd=ROOT,
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (answer.returncode, answer.stderr) == (1, "kdrun: standard output: No space left on device\n")
