@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kdrun import processes
 from kdrun.errors import KdrunError
@@ -46,6 +46,15 @@ def write(path: Path, content: bytes, keep: Path | None = None, once: bool = Fal
         if isinstance(error, OSError):
             raise unwritable(path, len(content), error) from error
         raise
+
+
+def appended(path: Path) -> IO[str]:
+    """A text file, opened to write at its end: no link that is followed, and no pipe that is waited for (`OSError`)."""
+    return open(path, "a", encoding="utf-8", opener=_as_it_is)
+
+
+def _as_it_is(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def _who() -> str:

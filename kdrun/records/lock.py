@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kdrun import processes
-from kdrun.records.files import unwritable
+from kdrun.records.files import appended, unwritable
 
 try:
     import fcntl
@@ -63,7 +63,7 @@ def one_at_a_time(folder: Path, fingerprint: str, waiting: str) -> Iterator[None
     path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
+        file = appended(path)
     except OSError as error:
         raise unwritable(path, 0, error) from error
     with file:

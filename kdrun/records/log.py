@@ -7,8 +7,7 @@ import logging
 from pathlib import Path
 
 from kdrun.records import lock
-from kdrun.records.files import unwritable
-from kdrun.records.foreign import refuse_leading_out
+from kdrun.records.files import appended, unwritable
 from kdrun.redact import redacted
 
 FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
@@ -31,7 +30,7 @@ class LogFile(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__(logging.DEBUG)
         self.path = path
-        self.file = path.open("a", encoding="utf-8")
+        self.file = appended(path)
         self.held = lock.take(self.file)
         self.setFormatter(FORMAT)
 
@@ -51,9 +50,8 @@ class LogFile(logging.Handler):
 
 def append_log(run: Path, text: str) -> None:
     """A finished run's table, for those who read its log later."""
-    refuse_leading_out(run)
     try:
-        with (run / "log.txt").open("a", encoding="utf-8") as file:
+        with appended(run / "log.txt") as file:
             file.write(f"\n{text}\n")
     except OSError as error:
         raise unwritable(run / "log.txt", len(text), error) from error

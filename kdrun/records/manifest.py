@@ -12,7 +12,7 @@ from typing import Any
 
 from kdrun.errors import KdrunError, brief
 from kdrun.records import lock
-from kdrun.records.files import read_json, unwritable, write, write_json
+from kdrun.records.files import appended, read_json, unwritable, write, write_json
 from kdrun.records.foreign import calls_resolver, read_text
 from kdrun.records.runs import PLACES
 from kdrun.words import by_key
@@ -68,7 +68,7 @@ class Manifest:
     def __enter__(self) -> Manifest:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / ".lock").open("a")
+            self._lock = appended(self.folder / ".lock")
         except OSError as error:
             raise unwritable(self.folder, 0, error) from error
         if not lock.take(self._lock):
@@ -85,6 +85,14 @@ class Manifest:
         """Keep the command, so that the sweep can be gone on with; `launcher`: the words about who carries it out."""
         content = {"format": FORMAT, "stage": stage, "words": list(words), "launcher": list(launcher)}
         write_json(self.folder / "sweep.json", content)
+
+    def log(self, name: str) -> Path:
+        """The file that takes what a job says. Raises `KdrunError` where that would be elsewhere."""
+        file = self.folder.absolute() / "logs" / f"{name}.txt"
+        if file.parent.is_symlink() or file.is_symlink():
+            raise KdrunError(f"{file} is a link, or behind one, which is not followed")
+        file.parent.mkdir(exist_ok=True)
+        return file
 
     def note(self, key: str, **facts: Any) -> None:
         """What a job has come to; its other facts stay."""

@@ -91,19 +91,18 @@ def _to_do(
             key = job_key(config, swept)
             if not _is_over(manifest.jobs.get(key, {}), config["sweep"]["retry_failed"]):
                 manifest.note(key, **facts, status="not run", reason=None)
-                tasks.append(_task(sweep, key, _threaded(config, engine), overrides, number))
+                log = manifest.log(f"{number:04d}_{key[:8]}")
+                tasks.append(_task(sweep, key, _threaded(config, engine), overrides, log))
         table.add(key, manifest.jobs[key])
     return tasks
 
 
-def _task(sweep: Sweep, key: str, config: dict[str, Any], overrides: list[str], number: int) -> Task:
-    logs = sweep.folder.absolute() / "logs"
-    logs.mkdir(exist_ok=True)
+def _task(sweep: Sweep, key: str, config: dict[str, Any], overrides: list[str], log: Path) -> Task:
     return Task(
         key=key,
         config={**config, "resume": "auto"},  # a job that was cut off, or that somebody ran alone, is found again
         overrides=overrides,
-        log=str(logs / f"{number:04d}_{key[:8]}.txt"),
+        log=str(log),
         plugins=list(sweep.plugins),
         shared=sweep.shared,
         debug=sweep.debug,

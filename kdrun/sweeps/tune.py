@@ -142,8 +142,7 @@ def _carry_out(trial: _Trial) -> tuple[float | None, str]:
     trial.manifest.note(trial.key, **facts, status="running")
     config = stage_config("distill", words, tuning.config_dirs)
     config = {**config, "run_dir": str(trial.run), "resume": "auto"}
-    log = tuning.folder / "logs" / f"{trial.key}.txt"
-    log.parent.mkdir(exist_ok=True)
+    log = trial.manifest.log(trial.key)
     child = start(Task(trial.key, config, words, str(log), list(tuning.plugins), shared=True, debug=tuning.debug))
     outcome, pruned_at = _watched(child, trial)
     if outcome["status"] == "interrupted" and pruned_at is not None:

@@ -582,15 +582,13 @@ CALLS = (
 )
 
 
-def sweeps(words: Words, **content: Any) -> Commands:
+def sweeps(each: Words, **content: Any) -> Commands:
     """To go on with: for each of these words a sweep, and a search, that has it."""
     commands: Commands = []
-    for number, word in enumerate(words):
+    for number, word in enumerate(each):
         common = {"format": 1, "words": ["seed=0,1", "epochs=1", word], **content}
-        for file, own in (
-            ("sweep.json", {"stage": "train", **common}),
-            ("tune.json", {"stage": "distill", "search": "kd", "trials": 1, **common, "words": [word]}),
-        ):
+        search = {"stage": "distill", "search": "kd", "trials": 1, **common, "words": [word]}
+        for file, own in (("sweep.json", {"stage": "train", **common}), ("tune.json", search)):
             folder = Path(f"{Path(file).stem}{number}", "sweeps", "env")
             folder.mkdir(parents=True)
             (folder / file).write_text(json.dumps(own))
@@ -629,6 +627,32 @@ def a_sweep_that_is_no_file(folder: Path) -> Commands:
         file.unlink()
         os.mkfifo(file)
     return commands
+
+
+@artefact
+def logs_of_a_sweep_that_lead_elsewhere(folder: Path) -> Commands:
+    words = ["model=cnn_tiny", "dataset.limit=60", "batch_size=20"]
+    commands = sweeps(words[:1], words=["seed=0,1", "epochs=1", *words])[:1]
+    Path(f"../{MARKER}").mkdir()
+    Path("sweep0/sweeps/env/logs").symlink_to(Path(f"../{MARKER}").resolve())
+    return commands
+
+
+@artefact
+def locks_that_wait_for_somebody(folder: Path) -> Commands:
+    commands = sweeps(["batch_size=8"])[:1]
+    os.mkfifo("sweep0/sweeps/env/.lock")
+    Path("outputs").mkdir()
+    os.mkfifo("outputs/.lock")
+    return [*commands, [*DISTILL, "teacher=cnn_tiny"]]
+
+
+@artefact
+def a_log_that_leads_elsewhere(folder: Path) -> Commands:
+    Path("../mine").write_text("precious")
+    Path("interrupted/log.txt").unlink()
+    Path("interrupted/log.txt").symlink_to(Path("../mine").resolve())
+    return [["resume", "interrupted"]]
 
 
 # ------------------------------------------------------------------------------------------------------------ stores
