@@ -133,6 +133,8 @@ def no_lock_of_a_run() -> None:
 
 
 def test_without_its_lock_a_run_is_gone_on_with_by_two(tmp_path: Path) -> None:
-    _, words, config = being_written(tmp_path)
-    children.start(tmp_path, words, config, None, "kill", no_lock_of_a_run)
+    first, words, config = being_written(tmp_path)
+    second = children.start(tmp_path, words, config, None, "kill", no_lock_of_a_run)
     wait_for(lambda: json.loads((tmp_path / "X" / "run.json").read_text())["attempts"] == 2)
+    assert first.is_alive()
+    assert second.is_alive()
