@@ -697,10 +697,10 @@ def stores_that_are_no_files(folder: Path) -> Commands:
     os.mkfifo(views / "view-00000.bin")
     (views / "view-00001.bin").symlink_to("/dev/zero")
     (views / "view-00002.bin").mkdir()
-    Path("../victim").mkdir()
-    shutil.move(described(key={**KEY, "n": 1}), "../victim/theirs")
-    Path("../victim/theirs/view-00000.bin").write_bytes(b"precious")
-    (STORES / identity({**KEY, "n": 1})[:16]).symlink_to(Path("../victim/theirs").resolve())
+    theirs = described(key={**KEY, "n": 1})
+    shutil.move(theirs, "../victim")
+    Path("../victim/view-00000.bin").write_bytes(b"precious")
+    theirs.symlink_to(Path("../victim").resolve())
     return READS_STORES
 
 
