@@ -89,7 +89,7 @@ def _refuse_inflating(path: Path) -> None:
         try:
             with zipfile.ZipFile(file) as archive:
                 entries = archive.infolist()
-        except (zipfile.BadZipFile, NotImplementedError):
+        except (zipfile.BadZipFile, RuntimeError):  # RuntimeError: a version of zip that is not known
             return  # torch says what is wrong with it
         size = file.size
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
