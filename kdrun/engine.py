@@ -80,7 +80,7 @@ class Training:
         numbers = {key: state[key] for key in ("epoch", "step", "phase")}
         if not all(isinstance(number, int) and number >= 0 for number in numbers.values()):
             raise ValueError(f"must be whole numbers of at least 0: {numbers}")
-        self.epoch, self.step, self.phase = numbers.values()
+        self.epoch, self.step, self.phase = state["epoch"], state["step"], state["phase"]
         means = Means(dict(state["means"]["sums"]), dict(state["means"]["samples"]))
         counts = list(means.samples.values())
         if means.sums.keys() != means.samples.keys() or not all(isinstance(one, int) and one > 0 for one in counts):

@@ -36,8 +36,8 @@ def optimise(
     recipe = assembly.recipe(config, run.info["device"]["kind"], run.info["device"]["precision"])
     loader = assembly.train_loader(config, data)
     tell_batch_norm(run, training.learner)
-    course = Course(run, states, config, training, data, recipe, len(loader))
-    unmeasured = course.restore()
+    course = Course(run, states, config, training, data, recipe)
+    unmeasured = course.restore(len(loader))
     shown = training_bar(run.info["stage"], recipe.epochs, training.epoch, config["batch_size"])
     with shown as bar, stopping.deferred():
         reports = () if course.exhausted else fit(training, teacher, loader, recipe, processes.asked_to_stop)
@@ -66,7 +66,6 @@ class Course:
     training: Training
     data: Data
     recipe: Recipe
-    steps: int  # of an epoch
     measured: int = 0  # epochs
     score: float = float("-inf")
     best: int = 0  # the epoch with the best score, counted from 0
@@ -114,15 +113,18 @@ class Course:
             }
         )
 
-    def restore(self) -> list[Report]:
-        """Go back to the newest state, if there is one. Returns its epoch that is still to be validated, if any."""
-        state = self.states.load(self._take)
+    def restore(self, steps: int) -> list[Report]:
+        """Go back to the newest state, if there is one. Returns its epoch that is still to be validated, if any.
+
+        `steps`: batches of an epoch.
+        """
+        state = self.states.load(lambda state: self._take(state, steps))
         if state is None:
             return []
         self.run.recall(state["history"])
         return [] if state["unmeasured"] is None else [Report(**state["unmeasured"])]
 
-    def _take(self, state: Mapping[str, Any]) -> None:
+    def _take(self, state: Mapping[str, Any], steps: int) -> None:
         """Go back to this state. Raises `KeyError`, `TypeError` or `ValueError` when it is none of this training."""
         choice, history, unmeasured = state["choice"], state["history"], state["unmeasured"]
         wrong = [key for key in CHOICE if not isinstance(choice[key], type(getattr(self, key)))]
@@ -135,8 +137,8 @@ class Course:
         training.load_state_dict(state["training"])
         if choice["measured"]:
             refuse_other_tensors(choice["weights"], _deployed(training), "weights")
-        if training.epoch > self.recipe.epochs or training.step >= self.steps:
-            raise ValueError(f"epoch {training.epoch} of {self.recipe.epochs}, step {training.step} of {self.steps}")
+        if training.epoch > self.recipe.epochs or training.step >= steps:
+            raise ValueError(f"epoch {training.epoch} of {self.recipe.epochs}, step {training.step} of {steps}")
         for key in CHOICE:
             setattr(self, key, state["choice"][key])
 
