@@ -175,7 +175,7 @@ class NoStates:
     def due(self, epoch: int) -> bool:
         return False
 
-    def load(self) -> None:
+    def load(self, take: Any) -> None:
         return None
 
 
