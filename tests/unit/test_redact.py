@@ -151,11 +151,12 @@ def test_a_config_without_credentials_is_unchanged(config: dict[str, object]) ->
     assert redacted(yaml.safe_dump(config)) == yaml.safe_dump(config)
 
 
-def test_a_megabyte_takes_no_time() -> None:
+def test_long_texts_take_no_time() -> None:
+    """What takes time by the square of a text's length takes hours here."""
     begin = time.process_time()
     texts = ("a", "token", "'", "x.token=", "a://", '"a', "'token", "token: ", "{token:[", ",token:", "/token", "{a,")
     for text in texts:
-        redacted(text * (1_000_000 // len(text)))
+        redacted(text * (200_000 // len(text)))
     assert time.process_time() - begin < 10
 
 
