@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# patterns are compiled when they are first used, and not for `kdrun --help`
 MASK = "***"
 # the end of a part of a key: wandb.api_key, AWS_SECRET_ACCESS_KEY, mypassword; not author, max_tokens or token_dim
 NAME = (
@@ -13,37 +14,34 @@ NAME = (
     r"|(?:api|private|access|secret|signing|encryption)[-_]?keys?)"
 )
 HARMLESS = r"(?:true|false|null|none)"  # a switch is no secret
-CREDENTIAL = re.compile(rf"{NAME}(?![\w-])", re.IGNORECASE)
-QUOTED = re.compile(rf"""(['"])([^'"\n=]*{NAME}(?![\w-])[^'"\n=]*)=.*?\1""", re.IGNORECASE)  # a whole quoted word
-ASSIGNED = re.compile(
-    rf"""/[\w.@+-]*{NAME}:[ ]|                                                         # a path is no key
-        ({NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*
-        (?:=[ \t]*(?:(?:bearer|basic)[ ]+)?(?=[^\s])|:[ \t]+(?=[^\s])|:(?=["'])))     # the key, and = or :
-        (?!{HARMLESS}(?![\w-]))
-        ("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|(?<=[ \t])[^\n,}}\]]+|\S+?(?=[:;,)\]}}'"]*(?:\s|$)))""",  # its value
-    re.IGNORECASE | re.VERBOSE,
-)
-IN_A_MAPPING = re.compile(  # {HF_TOKEN:value}, as one types it: no space is needed behind the colon
-    rf"""((?:\{{|,(?![^{{}},:=\n]*/[^{{}},:=\n]*:[ ]))  # of a sentence, what is behind a comma may be a path
-        [^{{}},:=\n]{{0,99}}{NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*:[ \t]*)
-        (?!{HARMLESS}(?![\w-]))
-        ("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\[[^\]\n]{{0,999}}\]|\{{[^}}\n]{{0,999}}\}}
-        |(?:\\.|[^\\\n,}}\]]){{1,999}}(?=[,}}\]])|[^\s,}}\]]+)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-USER_INFO = re.compile(r"(?<=\w\w)(\\?:/{1,2})[^\s/?#'\"]+@")  # pathlib makes :/ of ://, and Hydra's grammar wants \:
+CREDENTIAL = rf"(?i){NAME}(?![\w-])"
+QUOTED = rf"""(?i)(['"])([^'"\n=]*{NAME}(?![\w-])[^'"\n=]*)=.*?\1"""  # a whole quoted word
+ASSIGNED = rf"""(?ix)
+    /[\w.@+-]*{NAME}:[ ]|                                                         # a path is no key
+    ({NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*
+    (?:=[ \t]*(?:(?:bearer|basic)[ ]+)?(?=[^\s])|:[ \t]+(?=[^\s])|:(?=["'])))     # the key, and = or :
+    (?!{HARMLESS}(?![\w-]))
+    ("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|(?<=[ \t])[^\n,}}\]]+|\S+?(?=[:;,)\]}}'"]*(?:\s|$)))"""  # its value
+# {HF_TOKEN:value}, as one types it: no space is needed behind the colon
+IN_A_MAPPING = rf"""(?ix)
+    ((?:\{{|,(?![^{{}},:=\n]*/[^{{}},:=\n]*:[ ]))  # of a sentence, what is behind a comma may be a path
+    [^{{}},:=\n]{{0,99}}{NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*:[ \t]*)
+    (?!{HARMLESS}(?![\w-]))
+    ("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\[[^\]\n]{{0,999}}\]|\{{[^}}\n]{{0,999}}\}}
+    |(?:\\.|[^\\\n,}}\]]){{1,999}}(?=[,}}\]])|[^\s,}}\]]+)"""
+USER_INFO = r"(?<=\w\w)(\\?:/{1,2})[^\s/?#'\"]+@"  # pathlib makes :/ of ://, and Hydra's grammar wants \:
 
 
 def is_credential(key: str) -> bool:
     """Does a part of this dotted key name something to be kept secret?"""
-    return CREDENTIAL.search(key) is not None
+    return re.search(CREDENTIAL, key) is not None
 
 
 def redacted(text: str) -> str:
     """The text with the value of every credential, written as `key=value` or `key: value`, and user-info masked."""
-    text = IN_A_MAPPING.sub(rf"\1{MASK}", QUOTED.sub(rf"\1\2={MASK}\1", text))
-    text = ASSIGNED.sub(lambda found: found[0] if found[1] is None else f"{found[1]}{MASK}", text)
-    return USER_INFO.sub(rf"\1{MASK}@", text)
+    text = re.sub(IN_A_MAPPING, rf"\1{MASK}", re.sub(QUOTED, rf"\1\2={MASK}\1", text))
+    text = re.sub(ASSIGNED, lambda found: found[0] if found[1] is None else f"{found[1]}{MASK}", text)
+    return re.sub(USER_INFO, rf"\1{MASK}@", text)
 
 
 def redacted_words(words: Iterable[str]) -> list[str]:
@@ -64,7 +62,7 @@ def redacted_values(node: Any) -> Any:
 def _word(word: str) -> str:
     key, _, value = word.partition("=")
     named = is_credential(key) and value.lower() not in ("", "true", "false", "null")
-    return f"{key}={MASK}" if named or IN_A_MAPPING.search(value) else redacted(word)
+    return f"{key}={MASK}" if named or re.search(IN_A_MAPPING, value) else redacted(word)
 
 
 def _hidden(node: Any) -> Any:

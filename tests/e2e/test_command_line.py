@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kdrun import lookup
 from kdrun.errors import UsageError
 from kdrun.stages.resume import resumed_config
 from tests.conftest import ROOT, Answer
@@ -119,7 +120,9 @@ def test_completion_knows_commands_and_options(tmp_path: Path) -> None:
     assert process("-sc", "query=bash", cwd=tmp_path, COMP_LINE="kdrun dis").stdout.split() == ["distill"]
 
 
-def test_a_plugin_brings_its_own_loss(tmp_path: Path) -> None:
+def test_a_plugin_brings_its_own_loss(tmp_path: Path, kdrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "PLUGINS", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
     package = tmp_path / "my_package" / "losses"
     package.mkdir(parents=True)
     (tmp_path / "my_package" / "__init__.py").write_text("")
@@ -133,20 +136,18 @@ def test_a_plugin_brings_its_own_loss(tmp_path: Path) -> None:
     text = "# Ours.\nkind: ours\nalpha: 0.5\nscale: 2.0\ntask:\n  kind: cross_entropy\n"
     (tmp_path / "mine" / "loss" / "ours.yaml").write_text(text)
     words = ["distill", "--plugin", "my_package", "--config-dir", "mine", "loss=ours", "loss.scale=3.0", "teacher=cnn"]
-    done = process(*words, "student=cnn_tiny", "epochs=1", "teacher.train.epochs=1", "baseline=false", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "loss/ours" in done.stdout
-    run = done.stdout.splitlines()[-1].removeprefix("run: ")
-    again = process("reproduce", run, *words[1:5], cwd=tmp_path)
-    assert "EXACT" in again.stdout, again.stderr
+    done = kdrun(*words, "student=cnn_tiny", "epochs=1", "teacher.train.epochs=1", "baseline=false")
+    assert done.code == 0, done.err
+    assert "loss/ours" in done.out
+    again = kdrun("reproduce", str(done.run), *words[1:5])
+    assert "EXACT" in again.out, again.err
     with pytest.raises(UsageError, match=r"loss\.terms\.ours\.kind=ours: there is no such kind"):
-        resumed_config(tmp_path / run)  # a run's own folders are not looked at
-    assert resumed_config(tmp_path / run, [tmp_path / "mine"])["loss"]["terms"]["ours"]["scale"] == 3.0
+        resumed_config(done.run)  # a run's own folders are not looked at
+    assert resumed_config(done.run, [tmp_path / "mine"])["loss"]["terms"]["ours"]["scale"] == 3.0
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_as_interrupted(number: int, code: int, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "kdrun", "train", "model=cnn", "epochs=10000"]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:

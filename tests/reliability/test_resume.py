@@ -144,7 +144,9 @@ def streamed(folder: Path, workers: int) -> list[str]:
     return [*data, "dataset.cache_gb=0", *small, f"dataset.workers={workers}"]
 
 
-@pytest.mark.parametrize(("workers", "teacher"), [(0, "live"), (2, "live"), (2, "stored")])
+@pytest.mark.parametrize(
+    ("workers", "teacher"), [(0, "live"), (2, "live"), pytest.param(2, "stored", marks=pytest.mark.slow)]
+)
 def test_streamed_images_go_on_in_mid_epoch_with_any_number_of_workers(
     workers: int, teacher: str, tmp_path: Path
 ) -> None:
