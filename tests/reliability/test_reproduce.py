@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from kdrun.records import checkpoints, environment
 from kdrun.records.files import write_json
 from kdrun.records.manifest import read_jobs
 from kdrun.reports import verdict
+from kdrun.stages import optimise
 from tests.conftest import Answer, mutated
 from tests.reliability.test_crashes import left, same
 
@@ -42,6 +44,18 @@ def test_three_of_three_runs_of_one_config_are_the_same_to_the_bit(kdrun: Comman
     jobs = read_jobs(next(Path("outputs/sweeps").iterdir()))
     again = Path("elsewhere") / first.name
     assert same(left(again), left(Path(jobs[1]["run"]))), "and so is one behind another in a sweep"
+
+
+def test_how_often_is_measured_changes_no_number(kdrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", "model=cnn_tiny", "epochs=2", "augment=[flip,cutout]", "ema.decay=0.9", *SMALL]
+    once, measured = kdrun(*words).run, optimise.totals_on
+
+    def three_times(*given: Any) -> Any:
+        torch.rand(7)  # whoever takes random numbers from somewhere
+        return [measured(*given) for _ in range(3)][-1]
+
+    monkeypatch.setattr(optimise, "totals_on", three_times)
+    assert same(left(once), left(kdrun(*words).run))
 
 
 def test_exact_with_teacher_and_baseline_found_or_made_again(kdrun: Command) -> None:
