@@ -161,18 +161,21 @@ def stored(arguments: list[str], debug: bool) -> int:
 
     folder = Path(keys.get("output_dir", "outputs")) / "store"
     if action == "prune":
-        for one in prune(folder, number("keep_gb", keys["keep_gb"])):
+        for one in prune(folder, number("keep_gb", keys["keep_gb"]), print):
             print(f"removed {one.path}")
         return 0
+    strange: list[str] = []
     bad = []
-    for one in kept(folder):
+    for one in kept(folder, strange.append):
         wrong = damaged(one) if action == "verify" else []
         bad += wrong
         print(
             line(one)
             + "".join(f"\n  damaged: {file.name}; the next run that needs it makes it again" for file in wrong)
         )
-    return 1 if bad else 0
+    for told in strange:
+        print(told)
+    return 1 if action == "verify" and (bad or strange) else 0
 
 
 def _fill(words: list[str], debug: bool) -> int:

@@ -175,14 +175,14 @@ class Kept:
         return sum(view.stat().st_size for view in self.views)
 
 
-def kept(folder: Path, unreadable: Callable[[str], object] = print) -> Iterator[Kept]:
-    """All stores in a folder, the least recently used first. `unreadable` is told of each that is none."""
+def kept(folder: Path, left_alone: Callable[[str], object] = lambda told: None) -> Iterator[Kept]:
+    """All stores in a folder, the least recently used first. `left_alone` is told of each that is none."""
     found = []
     for file in sorted(folder.glob("*/store.json")):
         try:
             found.append(_kept(file))
         except (KdrunError, OSError) as error:
-            unreadable(f"left alone: {brief(error, 300)}")
+            left_alone(f"left alone: {brief(error, 300)}")
     yield from sorted(found, key=lambda one: one.used)
 
 
@@ -208,11 +208,11 @@ def damaged(kept: Kept) -> list[Path]:
     return [view for view in kept.views if not kept.store.has(view)]
 
 
-def prune(folder: Path, keep_gb: float) -> list[Kept]:
+def prune(folder: Path, keep_gb: float, left_alone: Callable[[str], object] = lambda told: None) -> list[Kept]:
     """Remove the least recently used stores until what is left has at most `keep_gb`. Returns those removed."""
     if keep_gb < 0:
         raise UsageError(f"keep_gb={keep_gb:g}: must not be negative")
-    stores = list(kept(folder))
+    stores = list(kept(folder, left_alone))
     left = sum(store.size for store in stores)
     removed = []
     for store in stores:

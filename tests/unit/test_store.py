@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -334,6 +335,12 @@ def test_fill_list_verify_and_prune(kdrun: Command) -> None:
     listed = kdrun("store", "list")
     assert "2 views of 64 samples x 10 classes, flip" in listed.out
     assert kdrun("store", "verify").code == 0
+    Path("outputs/store/other").mkdir()
+    Path("outputs/store/other/store.json").write_text("{}")
+    verified = kdrun("store", "verify")
+    assert (verified.code, verified.out.count("left alone: outputs/store/other/")) == (1, 1)
+    assert kdrun("store", "list").code == 0
+    shutil.rmtree("outputs/store/other")
     file = next(Path("outputs/store").glob("*/view-00001.bin"))
     file.write_bytes(b"\0" * file.stat().st_size)
     verified = kdrun("store", "verify")
