@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdrun import processes
-from kdrun.errors import UsageError, brief, suggestion
+from kdrun.errors import KdrunError, UsageError, brief, suggestion
 from kdrun.words import CONFIG_DIR, key_values, number, option, without_option
 
 
@@ -175,7 +175,9 @@ def stored(arguments: list[str], debug: bool) -> int:
         )
     for told in strange:
         print(told)
-    return 1 if action == "verify" and (bad or strange) else 0
+    if action == "verify" and (bad or strange):
+        raise KdrunError(f"{folder}: {len(bad)} damaged views, {len(strange)} folders that are no store of this kdrun")
+    return 0
 
 
 def _fill(words: list[str], debug: bool) -> int:
