@@ -13,7 +13,7 @@ from kdrun.terms import kinds
 
 MIXING = ("mixup", "cutmix")
 PLACES_OF_A_MODEL = ("checkpoint", "run")  # keys of a model's node that hold a path
-NAME_OF_A_SWEEP = re.compile(r"[\w+(-][\w .()+-]*")
+NAME_OF_A_SWEEP = re.compile(r"""(?!\.{1,2}$)[^/\\{}\[\]'"\0\n]+""")
 LONGEST_NAME = 255  # bytes of a file's or folder's name
 
 
@@ -91,7 +91,7 @@ def _wrong_place(key: str, value: Any) -> Iterator[str]:
 
 def _wrong_name(value: Any) -> Iterator[str]:
     if value is not None and (isinstance(value, bool) or not NAME_OF_A_SWEEP.fullmatch(str(value))):
-        yield f"sweep.name={brief(value)}: this names a folder; letters, digits, spaces and any of _ - + . ( ) make one"
+        yield f"sweep.name={brief(value)}: this names a folder: one name, without / and brackets"
 
 
 def _wrong_data(dataset: Plain) -> Iterator[str]:

@@ -89,10 +89,12 @@ class Training:
         self.means = means.shared()
 
 
-def refuse_other_tensors(state: Any, own: Mapping[str, Tensor], name: str) -> None:
+def refuse_other_tensors(state: Any, own: Mapping[str, Any], name: str) -> None:
     """Raise `ValueError` unless a state has the tensors of its owner, by name and shape."""
-    found = {key: value.shape if isinstance(value, Tensor) else type(value) for key, value in dict(state).items()}
-    wanted = {key: value.shape for key, value in own.items()}
+    found, wanted = (
+        {key: value.shape if isinstance(value, Tensor) else type(value) for key, value in dict(one).items()}
+        for one in (state, own)
+    )
     other = [str(key) for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     if other:
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""

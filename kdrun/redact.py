@@ -25,7 +25,7 @@ ASSIGNED = rf"""(?ix)
 # {HF_TOKEN:value}, as one types it: no space is needed behind the colon
 IN_A_MAPPING = rf"""(?ix)
     ((?:\{{|,(?![^{{}},:=\n]*/[^{{}},:=\n]*:[ ]))  # of a sentence, what is behind a comma may be a path
-    [^{{}},:=\n]{{0,99}}{NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*:[ \t]*)
+    [^{{}},:=\n]{{0,99}}{NAME}(?![\w-])(?:\.[\w.@-]*)?["']?[ \t]*:[ \t]*+)
     (?!{HARMLESS}(?![\w-]))
     ("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\[[^\]\n]{{0,999}}\]|\{{[^}}\n]{{0,999}}\}}
     |(?:\\.|[^\\\n,}}\]]){{1,999}}(?=[,}}\]])|[^\s,}}\]]+)"""

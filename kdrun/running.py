@@ -71,7 +71,8 @@ def printing() -> Iterator[None]:
     """What is printed within it reaches standard output, or `KdrunError` says that there is no room for it."""
     try:
         yield
-        sys.stdout.flush()  # here, where that has its line, and not as the process ends
+        if sys.stdout is not None:  # closed by whoever started the process
+            sys.stdout.flush()  # here, where that has its line, and not as the process ends
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename is not None or not _is_full(sys.stdout):
             raise

@@ -116,17 +116,20 @@ def leads_out(path: Path, folder: Path) -> bool:
     return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def refuse_leading_out(folder: Path) -> None:
-    """Raise `UsageError` unless all there is in a folder is its own, so that nothing else is written with it."""
-    for place, folders, files in os.walk(folder):
-        for path in (Path(place, name) for name in (*folders, *files)):
-            if leads_out(path, folder):
-                raise UsageError(
-                    f"{brief(path)} is a link that leads out of {brief(folder)}, which is not written to; "
-                    "put a copy of what it names in its place"
-                )
-            if not (path.is_symlink() or path.is_file() or path.is_dir()):
-                raise UsageError(f"{brief(path)} is not a regular file; {brief(folder)} is not written to")
+def refuse_leading_out(run: Path) -> None:
+    """Raise `UsageError` unless what a run writes is its own: what lies in it and in its `checkpoints`.
+
+    Deeper down are folders of others, as wandb's, which has links of its own.
+    """
+    states = run / "checkpoints"
+    for path in (*run.iterdir(), *(states.iterdir() if states.is_dir() else [])):
+        if leads_out(path, run):
+            raise UsageError(
+                f"{brief(path)} is a link that leads out of {brief(run)}, which is not written to; "
+                "put a copy of what it names in its place"
+            )
+        if not (path.is_symlink() or path.is_file() or path.is_dir()):
+            raise UsageError(f"{brief(path)} is not a regular file; {brief(run)} is not written to")
 
 
 def _parsed(path: Path, text: str) -> Any:

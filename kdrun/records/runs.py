@@ -112,7 +112,10 @@ def find_unfinished(output_dir: Path, fingerprint: str) -> Path | None:
     """The newest run with this fingerprint that stopped and has something to go on from, or None."""
     for path, info in _with_fingerprint(output_dir, fingerprint):
         if status(path, info) in ("interrupted", "failed") and any((path / "checkpoints").glob("*.pt")):
-            refuse_leading_out(path)
+            try:
+                refuse_leading_out(path)
+            except UsageError:  # it was not asked for by name
+                continue
             return path
     return None
 

@@ -105,8 +105,8 @@ def _from_anywhere(config: Plain, working_dir: Path) -> Plain:
 
     def meant(node: Plain) -> Plain:
         typed = {key: node[key] for key in ("run", "checkpoint") if isinstance(node.get(key), str)}
-        away = {key: path for key, path in typed.items() if path != "auto" and not Path(path).exists()}
-        return {**node, **{key: str(working_dir / path) for key, path in away.items()}}
+        there = {key: working_dir / path for key, path in typed.items() if path != "auto"}
+        return {**node, **{key: str(path) for key, path in there.items() if path.exists()}}
 
     return {**meant(config), **{role: meant(config[role]) for role in ("model", "teacher") if role in config}}
 

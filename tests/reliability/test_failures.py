@@ -152,6 +152,10 @@ def test_damaged_runs_of_the_same_name_keep_nobody_from_a_sound_one(kdrun: Comma
         damaged = done.parent / f"z{number}_{info['fingerprint'][:8]}"
         damaged.mkdir()
         (damaged / "run.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    linked = done.parent / f"zz_{info['fingerprint'][:8]}"
+    shutil.copytree(done, linked)
+    (linked / "run.json").write_text(json.dumps({**info, "status": "interrupted"}))
+    (linked / "notes").symlink_to("/etc/hostname")
     again = kdrun(*words, "resume=auto")
     assert (again.code, again.err) == (0, "")
     assert f"run {done} is completed: there is nothing to go on with" in again.out
@@ -225,6 +229,14 @@ def begun(folder: Path) -> None:
     (folder / "config.yaml").write_text("stage: train\n")
 
 
+def test_links_that_a_logger_makes_in_its_own_folder_are_its_own(kdrun: Command, tmp_path: Path) -> None:
+    interrupted(kdrun)
+    (tmp_path / "core.log").write_text("wandb keeps its logs for all runs in one place")
+    Path("X/wandb/run/logs").mkdir(parents=True)
+    Path("X/wandb/run/logs/debug-core.log").symlink_to(tmp_path / "core.log")
+    assert kdrun("resume", "X").code == 0
+
+
 def test_what_was_killed_before_it_had_begun_is_begun_again(kdrun: Command) -> None:
     begun(Path("X"))
     assert kdrun(*WORDS, "resume=auto").code == 0
@@ -293,3 +305,9 @@ def test_output_for_which_there_is_no_room_costs_one_line(unbuffered: str) -> No
             check=False,
         )
     assert (answer.returncode, answer.stderr) == (1, "kdrun: standard output: No space left on device\n")
+
+
+def test_a_standard_output_that_is_closed_is_no_mistake() -> None:
+    command = f"exec {sys.executable} -m kdrun list losses >&-"
+    answer = subprocess.run(["sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, "")

@@ -200,7 +200,8 @@ def test_paths_of_models_are_those_of_the_folder_where_a_run_was_made(
     told = kdrun("distill", f"teacher.run={trained}", "student=cnn_tiny", "epochs=1", "baseline=false", *SMALL).run
     measured = kdrun("evaluate", f"run={trained}", "device.threads=1").run
     runs = [str(run.absolute()) for run in (told, measured)]
-    (tmp_path / "elsewhere").mkdir()
+    other = kdrun("train", "model=cnn_tiny", "epochs=1", "seed=7", *SMALL).run
+    shutil.copytree(other, tmp_path / "elsewhere" / trained)  # another run of this name
     monkeypatch.chdir(tmp_path / "elsewhere")
     for run in runs:
         again = kdrun("reproduce", run)

@@ -237,3 +237,8 @@ def test_a_glob_stands_for_the_options_that_it_fits(tmp_path: Path) -> None:
     for nothing in ("loss=glob(x*)", "lss=glob(*)"):
         with pytest.raises(UsageError, match="names nothing; "):
             without_globs([nothing])
+
+
+@pytest.mark.parametrize("name", ["kd@v2", "lr,x", "a: b", "α=0.5", "~x", "..x"])
+def test_a_sweep_is_named_as_a_folder_may_be(name: str) -> None:
+    assert stage_config("train", [f'sweep.name="{name}"'])["sweep"]["name"] == name

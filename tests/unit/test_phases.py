@@ -163,3 +163,10 @@ def test_early_stopping_waits_for_the_last_phase() -> None:
     check_patience(optimise)
     with pytest.raises(AssertionError):
         check_patience(mutated(optimise, "not preparing and ", ""))
+
+
+def test_what_is_no_tensor_in_a_state_is_compared_by_its_kind() -> None:
+    """As the extra state that a module of somebody's own may have."""
+    engine.refuse_other_tensors({"a": torch.ones(2), "extra": {"x": 1}}, {"a": torch.zeros(2), "extra": {}}, "learner")
+    with pytest.raises(ValueError, match="others or ones of another shape: extra"):
+        engine.refuse_other_tensors({"a": torch.ones(2), "extra": 1}, {"a": torch.zeros(2), "extra": {}}, "learner")

@@ -61,6 +61,8 @@ KEPT = [
     "model=/etc/passwd: there is no such model; allowed: cnn, mlp",
     "a file, /run/secrets/token: there is no such file",
     "{token:null, max_tokens:5}",
+    "{x: 1, token: null}",
+    "{'auth': False, b: 1}",
     "token: null",
     "auth=false",
 ]
