@@ -294,11 +294,10 @@ def _tune(arguments: list[str], debug: bool) -> int:
 
 def _refuse_secrets(typed: list[str]) -> None:
     """The words of a sweep are kept, to go on with it."""
-    keys = [word.partition("=")[0] for word in typed]
-    masked = [word != other for word, other in zip(typed, redacted_words(typed), strict=True)]
-    secret = next((key for key, hides in zip(keys, masked, strict=True) if hides or is_credential(key)), None)
-    if secret is not None:
-        raise UsageError(f"a sweep keeps what it is given in a file; set it in the environment: {secret}")
+    for word in typed:
+        key = word.partition("=")[0]
+        if is_credential(key) or redacted_words([word]) != [word]:
+            raise UsageError(f"a sweep keeps what it is given in a file; set it in the environment: {key}")
 
 
 def _sweep_folder(typed: list[str], name: str) -> Path:

@@ -136,7 +136,7 @@ def cleaned(arguments: list[str]) -> int:
     from kdrun.records.cleaning import freeable
 
     folder = Path(words[0] if words else keys.get("output_dir", "outputs"))
-    files = list(freeable(folder, unfinished=keys.get("unfinished") == "true"))
+    files = list(freeable(folder, unfinished=keys.get("unfinished") == "true", left_alone=print))
     size, dry = sum(file.stat().st_size for file in files), keys.get("dry_run") == "true"
     for file in files:
         print(file)

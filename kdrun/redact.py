@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# patterns are compiled when they are first used, and not for `kdrun --help`
 MASK = "***"
 # the end of a part of a key: wandb.api_key, AWS_SECRET_ACCESS_KEY, mypassword; not author, max_tokens or token_dim
 NAME = (
@@ -14,6 +13,7 @@ NAME = (
     r"|(?:api|private|access|secret|signing|encryption)[-_]?keys?)"
 )
 HARMLESS = r"(?:true|false|null|none)"  # a switch is no secret
+# the patterns are compiled when they are first used, and not for `kdrun --help`
 CREDENTIAL = rf"(?i){NAME}(?![\w-])"
 QUOTED = rf"""(?i)(['"])([^'"\n=]*{NAME}(?![\w-])[^'"\n=]*)=.*?\1"""  # a whole quoted word
 ASSIGNED = rf"""(?ix)

@@ -13,11 +13,13 @@ from kdrun.redact import redacted
 STATES = ("last.pt", "previous.pt")
 
 
-def freeable(folder: Path, unfinished: bool = False, unreadable: Callable[[str], object] = print) -> Iterator[Path]:
+def freeable(
+    folder: Path, unfinished: bool = False, left_alone: Callable[[str], object] = lambda told: None
+) -> Iterator[Path]:
     """Files below a folder of runs, or in one run, that can go. A run somebody is at work in is left alone.
 
     From completed runs: the training state. `unfinished`: also from those that stopped, which can then not go on.
-    `unreadable` is told of each run among others that is damaged, of which nothing goes.
+    `left_alone` is told of each run among others that is damaged, of which nothing goes.
     Raises `UsageError` when there is no such folder, `KdrunError` when it is itself a run that is damaged.
     """
     if not folder.is_dir():
@@ -28,7 +30,7 @@ def freeable(folder: Path, unfinished: bool = False, unreadable: Callable[[str],
         except KdrunError as error:
             if run == folder:
                 raise
-            unreadable(f"left alone: {brief(redacted(str(error)), 300)}")
+            left_alone(f"left alone: {brief(redacted(str(error)), 300)}")
             continue
         if found == "running":
             continue

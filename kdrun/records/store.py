@@ -24,7 +24,7 @@ from torch import Tensor
 from kdrun import processes
 from kdrun.errors import KdrunError, UsageError, brief
 from kdrun.records.files import read_json, unwritable, write, write_json
-from kdrun.records.seal import TAIL, sealed, tail
+from kdrun.records.seal import TAIL, is_sealed, sealed
 from kdrun.topk import TopK
 from kdrun.types import Outputs
 
@@ -136,13 +136,8 @@ def is_whole(file: Path) -> bool:
     """Is the file there, with every byte as it was written?"""
     if not file.is_file():
         return False
-    size = file.stat().st_size - TAIL
     with file.open("rb") as opened:
-        digest, left = hashlib.sha256(), size
-        while left > 0 and (part := opened.read(min(left, 1 << 22))):
-            digest.update(part)
-            left -= len(part)
-        return size >= 0 and opened.read() == tail(digest.hexdigest())
+        return is_sealed(opened)
 
 
 def weights_fingerprint(state: Mapping[str, Tensor]) -> str:
