@@ -53,7 +53,7 @@ def distill(
     if assembly.reads_features(config) and config["teacher"]["run"] == "auto":
         _refuse_misfit(config, data, student, device)
     teacher = find_teacher(config, data, device, rebuild)
-    alone = ensure(baseline_training(config), data, device, "baseline", rebuild) if config["baseline"] else None
+    alone = ensure(baseline_training(config), data, device, "baseline", rebuild)[0] if config["baseline"] else None
     resident = assembly.on_device(data, device)
     source = Source(config, resident, teacher)
     live = source.live

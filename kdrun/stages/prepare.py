@@ -26,6 +26,6 @@ def prepare(config: Plain, need: str) -> str:
         device = use_device(config)
         data = assembly.read_data(config)
         if need == "baseline":
-            return str(ensure(baseline_training(config), data, device, "baseline"))
+            return str(ensure(baseline_training(config), data, device, "baseline")[0])
         parent = find_teacher(config, data, device).parent
         return str(parent.get("run") or parent["checkpoint"])

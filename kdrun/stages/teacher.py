@@ -75,6 +75,7 @@ def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) 
     if node["run"] != "auto":
         path = Path(node["run"])
         completed(path)
+        model = load_model(path)
     else:
         own = teacher_training(config)
         model = build(assembly.model_spec(own["model"], data, config["dataset"]), own["seed"])
@@ -88,8 +89,7 @@ def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) 
             known = fingerprint({"weights": origin.fingerprint, "spec": model.spec})
             precision = pick_precision(config["device"]["precision"], device, model.net)
             return Taught(model, known, precision, parent, top_k)
-        path = ensure(own, data, device, "teacher", rebuild)
-    model = load_model(path)
+        path, model = ensure(own, data, device, "teacher", rebuild)
     same_classes(model.spec["classes"], data.classes, f"teacher {path}")
     return Taught(
         model,

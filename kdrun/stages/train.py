@@ -10,7 +10,7 @@ from kdrun.datasets.split import Data
 from kdrun.errors import KdrunError
 from kdrun.identity import identity
 from kdrun.loggers import mirrored, require
-from kdrun.models.building import build
+from kdrun.models.building import Model, build
 from kdrun.origins import load_origin
 from kdrun.records.fingerprint import file_fingerprint, fingerprint
 from kdrun.records.lock import one_at_a_time
@@ -80,8 +80,8 @@ def train_fingerprint(config: Plain, data: Data, device: str) -> str:
     return fingerprint(identity(config, data.fingerprint, precision, parents))
 
 
-def ensure(config: Plain, data: Data, device: str, role: str, rebuild: bool = False) -> Path:
-    """The newest completed run with this config's fingerprint; made now, and said so, if there is none.
+def ensure(config: Plain, data: Data, device: str, role: str, rebuild: bool = False) -> tuple[Path, Model]:
+    """The newest completed run with this config's fingerprint, and its model; made now, and said so, if there is none.
 
     A run that was cut off is gone on with; one whose model is damaged is made again, beside it. Of several processes
     that need it, one makes it and the others wait. `rebuild` makes it whatever there is.
@@ -89,24 +89,27 @@ def ensure(config: Plain, data: Data, device: str, role: str, rebuild: bool = Fa
     wanted, outputs = train_fingerprint(config, data, device), Path(config["output_dir"])
     with one_at_a_time(outputs, wanted, f"{role}: another process is training it (fingerprint {wanted[:8]}); waiting"):
         found, unfinished = processes.told(lambda: (None, None) if rebuild else _before(outputs, wanted))
-        if found is not None and _sound(found, role):
+        model = None if found is None else _sound(found, role)
+        if found is not None and model is not None:
             log.info("%s: using %s", role, found)
-            return found
+            return found, model
         if unfinished is not None:
             log.info("%s: going on with %s, which was cut off", role, unfinished)
-            return train({**config, "run_dir": str(unfinished), "resume": "auto"}, data)
-        if found is None:
-            log.info("%s: no completed run has fingerprint %s; training it first", role, wanted[:8])
-        return train(config, data)
+            made = train({**config, "run_dir": str(unfinished), "resume": "auto"}, data)
+        else:
+            if found is None:
+                log.info("%s: no completed run has fingerprint %s; training it first", role, wanted[:8])
+            made = train(config, data)
+    return made, load_model(made)
 
 
-def _sound(run: Path, role: str) -> bool:
+def _sound(run: Path, role: str) -> Model | None:
+    """The model of a run, None where it is damaged."""
     try:
-        load_model(run)
+        return load_model(run)
     except KdrunError as error:
         log.info("%s: %s cannot be used and is made again (%s)", role, run, error)
-        return False
-    return True
+        return None
 
 
 def _before(outputs: Path, wanted: str) -> tuple[Path | None, Path | None]:
