@@ -26,7 +26,7 @@ from kdrun.learner import Learner, Weight
 from kdrun.losses import Term
 from kdrun.losses.term import Deployed
 from kdrun.models.building import Model, Spec
-from kdrun.models.small_maps import with_small_maps
+from kdrun.models.convolutions import with_faster_convolutions
 from kdrun.schema import Plain
 from kdrun.taps import Tapped
 from kdrun.tracing import find_taps
@@ -314,7 +314,7 @@ def training(config: Plain, built: Learner, device: str, precision: str) -> Trai
         node["betas"] = tuple(node["betas"])
     if node.get("nesterov") and not node.get("momentum"):
         node["nesterov"] = False  # without momentum there is nothing to look ahead with
-    place(with_small_maps(built), device, precision)
+    place(with_faster_convolutions(built), device, precision)
     parallel.synchronised(built, device)
     if config["device"]["compile"]:
         compile_module(built, device)

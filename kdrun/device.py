@@ -14,7 +14,6 @@ from torch import nn
 
 from kdrun import processes
 from kdrun.errors import UsageError
-from kdrun.models.small_maps import is_depthwise
 
 Module = TypeVar("Module", bound=nn.Module)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -32,12 +31,11 @@ def pick_device(name: str) -> str:
     return name
 
 
-def pick_precision(asked: str, device: str, model: nn.Module) -> str:
+def pick_precision(asked: str, device: str) -> str:
     """The precision of forward and backward: fp32, bf16 or fp16. `auto` follows a rule, never a timing.
 
-    bf16 where the hardware multiplies it natively and the model is made of plain convolutions or matrices: on CUDA
-    from compute capability 8, on a CPU with AMX tiles. Depthwise convolutions are slower in bf16 on CPUs, so a model
-    that has them stays in fp32 there. Everything else is fp32.
+    bf16 where the hardware multiplies it natively: on CUDA from compute capability 8, on a CPU with AMX tiles or with
+    AVX-512's instructions for it. Everything else is fp32.
     """
     if asked == "fp16" and device != "cuda":
         raise UsageError(f"device.precision=fp16 needs a CUDA device, not {device}; use bf16, fp32 or auto")
@@ -45,14 +43,12 @@ def pick_precision(asked: str, device: str, model: nn.Module) -> str:
         return asked
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device == "cpu" and torch.cpu._is_amx_tile_supported() and not has_depthwise(model):
-        return "bf16"
-    return "fp32"
+    return "bf16" if device == "cpu" and multiplies_bf16() else "fp32"
 
 
-def has_depthwise(model: nn.Module) -> bool:
-    """True when some convolution has as many groups as input channels (and more than one)."""
-    return any(isinstance(module, nn.Conv2d) and is_depthwise(module) for module in model.modules())
+def multiplies_bf16() -> bool:
+    """Has this processor instructions for it?"""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[None]:

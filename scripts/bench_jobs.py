@@ -66,14 +66,13 @@ class Setting:
         self.folder = tempfile.TemporaryDirectory()
         self.config["output_dir"] = self.folder.name
         self.data = images(count or (640 if small else 160), options.size)
-        device, dataset = self.config["device"], self.config["dataset"]
+        dataset = self.config["dataset"]
         teacher = build(assembly.model_spec(teacher_training(self.config)["model"], self.data, dataset))
         self.student = build(assembly.model_spec(self.config["model"], self.data, dataset))
         from kdrun.device import pick_precision
 
-        wanted = [pick_precision(device["precision"], "cpu", model.net) for model in (teacher, self.student)]
-        self.precision = wanted[1]
-        self.source = Source(self.config, self.data, Taught(teacher, "f", wanted[0], {}))
+        self.precision = pick_precision(self.config["device"]["precision"], "cpu")
+        self.source = Source(self.config, self.data, Taught(teacher, "f", self.precision, {}))
 
 
 def images(count: int, size: int) -> Any:

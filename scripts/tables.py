@@ -94,7 +94,7 @@ def where_made(script: str) -> str:
     """Versions, hardware, and the script."""
     model = next((line.split(":")[1].strip() for line in cpuinfo() if line.startswith("model name")), "")
     flags = next((line for line in cpuinfo() if line.startswith("flags")), "")
-    simd = next((name for name in ("amx_bf16", "avx512f", "avx2") if name in flags), "none")
+    simd = next((name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in flags), "none")
     return (
         f"torch {version('torch')}, Python {platform.python_version()}, {model or platform.processor()}, "
         f"{simd}. Made by `scripts/{script}.py`."

@@ -51,8 +51,8 @@ def use_device(config: Plain) -> str:
     return device
 
 
-def setting(config: Plain, device: str, net: torch.nn.Module) -> Setting:
-    return Setting(device, pick_precision(config["device"]["precision"], device, net))
+def setting(config: Plain, device: str) -> Setting:
+    return Setting(device, pick_precision(config["device"]["precision"], device))
 
 
 def tell_adapted(run: Run, config: Plain, model: Model, origin: Origin | None, data: Data) -> None:

@@ -45,7 +45,7 @@ def distill(
     data = assembly.read_data(config) if data is None else data
     student = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
     origin = load_origin(student, config["model"], data.classes)
-    here = setting(config, device, student.net)
+    here = setting(config, device)
     # before a teacher is trained: a batch too large, a term's name or option that cannot be, images too small
     assembly.train_loader(config, data)
     assembly.terms(config)

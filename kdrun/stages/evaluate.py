@@ -41,7 +41,7 @@ def evaluate_run(config: Plain, data: Data | None = None, overrides: list[str] |
     data = assembly.read_data(config) if data is None else data
     model, source = _model(config, data)
     same_classes(model.spec["classes"], data.classes, str(source))
-    here = setting(config, device, model.net)
+    here = setting(config, device)
     about = About(
         stage="evaluate",
         what=f"{Path(source).stem}_on_{config['dataset']['kind']}",

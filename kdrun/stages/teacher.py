@@ -70,7 +70,7 @@ class Taught:
 
 def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) -> Taught:
     """From a run that is named, from a file whose classes are the data's, or from a training found or made."""
-    node = config["teacher"]
+    node, precision = config["teacher"], pick_precision(config["device"]["precision"], device)
     top_k = node["top_k"] if node["top_k"] and node["top_k"] < len(data.classes) else None
     if node["run"] != "auto":
         path = Path(node["run"])
@@ -87,14 +87,13 @@ def find_teacher(config: Plain, data: Data, device: str, rebuild: bool = False) 
                 "fingerprint": origin.fingerprint,
             }
             known = fingerprint({"weights": origin.fingerprint, "spec": model.spec})
-            precision = pick_precision(config["device"]["precision"], device, model.net)
             return Taught(model, known, precision, parent, top_k)
         path, model = ensure(own, data, device, "teacher", rebuild)
     same_classes(model.spec["classes"], data.classes, f"teacher {path}")
     return Taught(
         model,
         completed(path)["fingerprint"],
-        pick_precision(config["device"]["precision"], device, model.net),
+        precision,
         as_parent("teacher", path),
         top_k,
     )

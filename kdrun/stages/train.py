@@ -35,7 +35,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
     data = assembly.read_data(config) if data is None else data
     model = build(assembly.model_spec(config["model"], data, config["dataset"]), config["seed"])
     origin = load_origin(model, config["model"], data.classes)
-    here = setting(config, device, model.net)
+    here = setting(config, device)
     resident = assembly.on_device(data, device)
     learner = assembly.learner(config, model, None, assembly.probe_images(resident))
     assembly.train_loader(config, data)
@@ -70,13 +70,12 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
 
 def train_fingerprint(config: Plain, data: Data, device: str) -> str:
     """The identity of such a training, known before it is done."""
-    model = build(assembly.model_spec(config["model"], data, config["dataset"]))
     parents = {}
     if config["model"]["checkpoint"] is not None:
         parents["weights"] = file_fingerprint(Path(config["model"]["checkpoint"]))
     elif config["model"]["weights"] is not None:
         parents["weights"] = config["model"]["weights"]
-    precision = setting(config, device, model.net).precision
+    precision = setting(config, device).precision
     return fingerprint(identity(config, data.fingerprint, precision, parents))
 
 

@@ -21,7 +21,7 @@ GOLDEN = {
     "crop": [270, 1926, 2150, 3075],
     "rotate": [572, 1703, 3160, 4340],
     "kd": 1.4376555681228638,
-    "fingerprint": "4c8786af4a48cc82477a1fd876f10eb35fbbb87c8217de632cd3d12f306d14ba",
+    "fingerprint": "09d6e11a5f7a844d8aa4641233707f47a2e4c615de9f35682d02ef5f07b854d0",
 }
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from kdrun.cost import costs
 from kdrun.deployed import Ready
-from kdrun.device import has_depthwise, pick_precision
+from kdrun.device import pick_precision
 from kdrun.errors import UsageError, suggestion
 from kdrun.gain import gain
 from kdrun.models.prepared import Preprocess, with_channels
@@ -99,17 +99,14 @@ def test_flops_are_twice_the_multiply_adds() -> None:
     assert 0 < told["latency_p50_seconds"] <= told["latency_p95_seconds"]
 
 
-def test_precision_follows_hardware_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, depthwise = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=4)
-    assert has_depthwise(depthwise)
-    assert not has_depthwise(plain)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert pick_precision("auto", "cpu", plain) == "bf16"
-    assert pick_precision("auto", "cpu", depthwise) == "fp32"
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert pick_precision("auto", "cpu", plain) == "fp32"
+@pytest.mark.parametrize(("amx", "avx512"), [(True, True), (False, True), (False, False)])
+def test_precision_follows_hardware(amx: bool, avx512: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert pick_precision("auto", "cpu") == ("bf16" if amx or avx512 else "fp32")
+    assert pick_precision("fp32", "cpu") == "fp32"
     with pytest.raises(UsageError, match="fp16 needs a CUDA device"):
-        pick_precision("fp16", "cpu", plain)
+        pick_precision("fp16", "cpu")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
