@@ -22,6 +22,7 @@ import resource  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from itertools import islice  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -103,6 +104,8 @@ def kdrun(options: argparse.Namespace) -> Figures:
     )
     training = assembly.training(setting.config, learner, "cpu", setting.precision)
     recipe = assembly.recipe(setting.config, "cpu", setting.precision)
+    if options.steps < recipe.report_every:  # few and long ones: those before the first report are not counted
+        recipe = replace(recipe, report_every=2)
     loader = assembly.train_loader(setting.config, setting.data)
     ends = (time.perf_counter() for _ in fit(training, answers, loader, recipe, stop=lambda: False))
     return {"fill": fill, **per_step(Ticks(ends, recipe.report_every, len(loader)), options.steps)}
