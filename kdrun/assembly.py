@@ -27,12 +27,12 @@ from kdrun.losses import Term
 from kdrun.losses.term import Deployed
 from kdrun.models.building import Model, Spec
 from kdrun.models.convolutions import with_faster_convolutions
+from kdrun.optimizers import OPTIMIZERS
 from kdrun.schema import Plain
 from kdrun.taps import Tapped
 from kdrun.tracing import find_taps
 from kdrun.types import Outputs
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 EVALUATION_BATCH = 256
 COMMON_DATA_KEYS = (
     "kind",
