@@ -30,6 +30,7 @@ ROWS = [
         "adapters",
         "device",
         "schedule",
+        "optimizers",
         "gain",
         "topk",
         "parallel",
@@ -48,6 +49,7 @@ PURE = {
     "types",
     "learner",
     "schedule",
+    "optimizers",
     "gain",
     "topk",
 }
