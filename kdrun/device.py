@@ -43,12 +43,12 @@ def pick_precision(asked: str, device: str) -> str:
         return asked
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if device == "cpu" and multiplies_bf16() else "fp32"
+    return "bf16" if device == "cpu" and bf16_instructions() else "fp32"
 
 
-def multiplies_bf16() -> bool:
-    """Has this processor instructions for it?"""
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+def bf16_instructions() -> str | None:
+    """With which this processor multiplies it. AVX-512's do twice the work of float32's, AMX's more."""
+    return "AMX" if torch.cpu._is_amx_tile_supported() else "AVX-512" if torch.cpu._is_avx512_bf16_supported() else None
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[None]:

@@ -308,10 +308,9 @@ def others() -> float:
 
 
 def bf16() -> str:
-    """With which instructions this processor multiplies it. AVX-512's do twice the work of float32's, AMX's more."""
-    import torch
+    from kdrun.device import bf16_instructions
 
-    return "AMX" if torch.cpu._is_amx_tile_supported() else "AVX-512" if torch.cpu._is_avx512_bf16_supported() else "no"
+    return bf16_instructions() or "no"
 
 
 # ---------------------------------------------------------------------------------------------------------- output

@@ -13,12 +13,11 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from bench_jobs import images
-from tables import put, where_made
+from tables import ROOT, put, where_made
 from torch import Tensor, nn
 
 from kdrun import assembly
@@ -27,7 +26,7 @@ from kdrun.device import autocast, keep_memory, place
 from kdrun.models.building import build
 from kdrun.models.convolutions import with_faster_convolutions
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "performance.md"
 NETWORKS = [  # name, pixels, batch
     ("resnet20", 32, 64),
     ("wrn_16_2", 32, 64),
