@@ -78,7 +78,8 @@ def data_record(config: Plain, data: Data) -> Plain:
         for name, part in (("train", data.train), ("val", data.validation), ("test", data.test))
     }
     node = config["dataset"]
-    return {"name": node["kind"], "fingerprint": data.fingerprint, "verified": node["verify"], "samples": sizes}
+    verified = node["verify"] if data.known else None
+    return {"name": node["kind"], "fingerprint": data.fingerprint, "verified": verified, "samples": sizes}
 
 
 def on_device(data: Data, device: str) -> Data:

@@ -43,7 +43,7 @@ def read(
     for name, part in parts.items():
         files, targets = images(part, classes, resize, size)
         found[name] = Labelled(kept(files, cache, cache_gb), targets)
-    return Raw(classes, found["train"], test=found.get("test"), validation=found.get("val"))
+    return Raw(classes, found["train"], test=found.get("test"), validation=found.get("val"), known=False)
 
 
 def kept(files: Files, cache: str, cache_gb: float) -> Pixels:

@@ -95,12 +95,16 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Raw:
-    """A data set as it was published. `test` is None where there is no official one, `validation` mostly."""
+    """A data set as it was published. `test` is None where there is no official one, `validation` mostly.
+
+    `known` is False where no checksums were published that its bytes could be held against: anybody's own images.
+    """
 
     classes: tuple[str, ...]
     train: Labelled
     test: Labelled | None = None
     validation: Labelled | None = None
+    known: bool = True
 
 
 def check_labels(targets: Tensor, classes: int, name: str) -> None:

@@ -37,7 +37,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set ready for use. `validation` is None when nothing is held out."""
+    """A data set ready for use. `validation` is None when nothing is held out. `known` as in `Raw`."""
 
     train: Split
     validation: Split | None
@@ -45,6 +45,7 @@ class Data:
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     fingerprint: str
+    known: bool = True
 
 
 def split(raw: Raw, validation: float, split_seed: int, limit: int | None) -> Data:
@@ -76,7 +77,7 @@ def split(raw: Raw, validation: float, split_seed: int, limit: int | None) -> Da
                 f"{len(targets)} samples leave none for the {name} split; use more, or dataset.validation=0"
             )
     channels, height, width = raw.train.pixels.shape[1:]
-    return Data(train, chosen, test, raw.classes, (channels, height, width), fingerprint(raw))
+    return Data(train, chosen, test, raw.classes, (channels, height, width), fingerprint(raw), raw.known)
 
 
 def stratified(

@@ -6,9 +6,10 @@ import hashlib
 import inspect
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from itertools import islice
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.pairing import EMBEDDING
 from kdrun.progress import counted
-from kdrun.records.fingerprint import fingerprint
+from kdrun.records.fingerprint import RESULT_VERSION, fingerprint
 from kdrun.records.lock import one_at_a_time
 from kdrun.records.models import load_model
 from kdrun.records.runs import completed, read_info
@@ -38,6 +39,7 @@ from kdrun.stages.train import ensure
 from kdrun.teachers.live import LiveTeacher
 from kdrun.teachers.lowered import Likeness, likeness, lowered
 from kdrun.teachers.stored import StoredTeacher, answers
+from kdrun.types import Batch
 
 BATCH = 256  # of the canonical pass: part of the key, since the last bits of a logit depend on it
 COMPARED = 64  # images on which a lowered teacher is compared
@@ -226,36 +228,29 @@ class Source:
         with one_at_a_time(folder, self.store.path.name, waiting):
             missing = processes.told(lambda: self.store.missing(self.views))
             if missing:
-                self._tell(missing)
+                self._tell_size(len(missing))
             for view in missing:
                 if not processes.told(partial(self.store.missing, [view])):
                     continue  # stored meanwhile by a run that the lock does not keep out
-                batches = self.loader.ascending(view, BATCH)
                 total = -(-len(self.index) // (BATCH * processes.count()))
+                batches = self.loader.ascending(view, BATCH)
+                if view == missing[0]:
+                    batches = _tell_time(batches, total * len(missing))
                 found = answers(self.live, counted(batches, total, f"teacher, view {view}"))
                 if found is not None:
                     self.store.write(view, found)
         processes.told(self.store.used)  # not before the first one has written everything
         log.info("teacher: its outputs for %d views are in %s", len(self.views), self.store.path)
 
-    def _tell(self, missing: list[int]) -> None:
-        """How large and how long, before it is done."""
-        begin = time.monotonic()
-        for batch in islice(self.loader.ascending(missing[0], BATCH), 1):  # of many processes some have none
-            self.live(batch)
-        seconds = (time.monotonic() - begin) * len(missing) * len(self.index) / min(BATCH, len(self.index))
-        log.info(
-            "teacher: storing its outputs for %d views of %s samples: %.1f MB, about %.0f s",
-            len(missing),
-            f"{len(self.index):,}",
-            len(missing) * self.store.view_bytes / 1e6,
-            seconds,
-        )
+    def _tell_size(self, count: int) -> None:
+        size, samples = count * self.store.view_bytes / 1e6, f"{len(self.index):,}"
+        log.info("teacher: storing its outputs for %d views of %s samples: %.1f MB", count, samples, size)
 
     def _key(self, data: Data) -> Plain:
         """Everything that changes a stored logit, and nothing else."""
         config, spec, live = self.config, self.teacher.model.spec, self.live
         moving = self.loader.views.moving
+        libraries = ["torch", *(name for name in ("torchvision", "timm") if name == spec["kind"])]
         return {
             "weights": self.teacher.weights,
             "spec": spec,
@@ -274,7 +269,8 @@ class Source:
             "batch_size": BATCH,
             "threads": torch.get_num_threads(),
             "device": live.device,
-            "torch": torch.__version__,
+            "result_version": RESULT_VERSION,
+            "libraries": {name: version(name) for name in libraries},
         }
 
     def _view_code(self) -> str:
@@ -282,6 +278,15 @@ class Source:
         used = self.loader.views.single + self.loader.views.mixing
         sources = [inspect.getsource(module) for module in (views, hashing, *(module for _, module, _ in used))]
         return hashlib.sha256("\n".join(sources).encode()).hexdigest()
+
+
+def _tell_time(batches: Iterable[Batch], total: int) -> Iterator[Batch]:
+    """The batches; how long all of them will take is told as soon as one is answered."""
+    begin = time.monotonic()
+    for number, batch in enumerate(batches):
+        if number == 1:
+            log.info("teacher: that takes about %.0f s", (time.monotonic() - begin) * total)
+        yield batch
 
 
 def fill_store(config: Plain) -> Store:

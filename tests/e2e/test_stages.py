@@ -218,6 +218,7 @@ def test_image_folders_are_read_streamed_or_in_memory_with_equal_results(kdrun: 
     assert (memory.code, streamed.code) == (0, 0)
     results = [times_left_out(read(run, "summary.json")) for run in (memory.run, streamed.run)]
     assert results[0] == results[1]
+    assert read(memory.run, "run.json")["data"]["verified"] is None, "nobody published checksums of these"
     assert results[0]["test/accuracy"] > 0.5
 
 

@@ -25,7 +25,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdrun.datasets import cifar, cifar10, cifar100, fashion_mnist, image_folder, imagenet, mnist
+from kdrun.datasets import cifar, cifar10, cifar100, digits, fashion_mnist, image_folder, imagenet, mnist
 from kdrun.datasets.files import Known, fetch, locate
 from kdrun.datasets.idx import read_idx, read_images
 from kdrun.datasets.raw import Files, centre
@@ -123,6 +123,17 @@ def test_mnist_is_found_plain_or_gzipped(tmp_path: Path, ending: str) -> None:
     assert raw.test.targets.tolist() == [0, 1, 2, 3]
     with pytest.raises(UsageError, match="is not the published file"):
         mnist.read(tmp_path, verify=True)
+
+
+def test_other_digits_than_the_published_ones_are_refused_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = digits._rows()
+    numbers[7, 3] += 1
+    monkeypatch.setattr(digits, "_rows", lambda: numbers)
+    with pytest.raises(UsageError, match=r"not the published ones .* dataset\.verify=false"):
+        digits.read(tmp_path, verify=True)
+    assert len(digits.read(tmp_path, verify=False).train.targets) == 1797
 
 
 def test_a_missing_file_is_named_with_the_folder_and_the_setting(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from kdrun.errors import UsageError
 from kdrun.models.building import Model, build
 from kdrun.records import files, lock, seal
 from kdrun.records import store as store_module
+from kdrun.records.models import load_model
 from kdrun.records.seal import sealed
 from kdrun.records.store import damaged, is_whole, kept, prune
 from kdrun.stages import teacher as teacher_module
@@ -81,7 +82,8 @@ CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], str]] = {
     "precision": lambda folder, _: key(folder, precision="bf16"),
     "batch size": lambda folder, patch: (patch.setattr(teacher_module, "BATCH", 128), key(folder))[1],
     "threads": lambda folder, patch: (patch.setattr(torch, "get_num_threads", lambda: 7), key(folder))[1],
-    "torch": lambda folder, patch: (patch.setattr(torch, "__version__", "1.0"), key(folder))[1],
+    "torch": lambda folder, patch: (patch.setattr(teacher_module, "version", lambda _: "1.0"), key(folder))[1],
+    "kdrun's numbers": lambda folder, patch: (patch.setattr(teacher_module, "RESULT_VERSION", 0), key(folder))[1],
     "code of the views": lambda folder, patch: (
         patch.setattr(teacher_module.inspect, "getsource", lambda _: ""),
         key(folder),
@@ -95,6 +97,17 @@ def test_each_thing_that_changes_an_answer_changes_the_key(
 ) -> None:
     before = key(tmp_path)
     assert change(tmp_path, monkeypatch) != before
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_the_library_that_a_teacher_is_from_is_part_of_the_key(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_module, "version", lambda name: f"{name}'s")
+    made = source(tmp_path)
+    assert made._key(data())["libraries"] == {"torch": "torch's"}
+    made.teacher.model.spec = {**made.teacher.model.spec, "kind": library}
+    assert made._key(data())["libraries"] == {"torch": "torch's", library: f"{library}'s"}
 
 
 @pytest.mark.parametrize(
@@ -129,8 +142,21 @@ class Counting(LiveTeacher):
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     Counting.asked = 0
-    monkeypatch.setattr(Source, "_tell", lambda *_: None)
     monkeypatch.setattr(Taught, "live", lambda self, device: Counting(self.model.tapped(), "f", device, self.precision))
+
+
+@pytest.mark.usefixtures("counted")
+def test_size_is_told_before_and_time_once_a_batch_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In time: no sample is asked about only to find out how long it takes."""
+    monkeypatch.setattr(teacher_module, "BATCH", 8)
+    caplog.set_level("INFO", "kdrun")
+    source(tmp_path, *MOVING).fill()
+    told = [record.getMessage().split(":", 1)[1] for record in caplog.records]
+    assert told[0].startswith(f" storing its outputs for 2 views of {SAMPLES} samples: ")
+    assert told[1].startswith(" that takes about ")
+    assert Counting.asked == 2 * SAMPLES
 
 
 @pytest.mark.usefixtures("counted")
@@ -263,6 +289,8 @@ def test_students_of_a_stored_and_a_live_teacher_are_the_same_to_the_bit(
     assert recorded == ["live", "stored"]
     histories = [(run / "metrics.jsonl").read_text() for run in runs]
     assert histories[0] == histories[1]
+    students = [load_model(run).net.state_dict() for run in runs]
+    assert all(torch.equal(students[0][name], students[1][name]) for name in students[0] | students[1])
 
 
 def _make_independent(model: Model) -> None:
@@ -316,10 +344,7 @@ def _asked_once(kdrun: Command, *data: str) -> None:
     assert (answer.code, answer.err) == (0, "")
     runs = [json.loads(file.read_text()) for file in Path("outputs/distill").glob("*/run.json")]
     asked = [run["teacher_samples"] for run in runs]
-    look = 64  # at the first batch, to tell how long it will take
-    assert (len(asked), sum(asked)) == (8, 2 * 64 + look), (
-        "two epochs show two views of 64 samples; eight jobs share them"
-    )
+    assert (len(asked), sum(asked)) == (8, 2 * 64), "two epochs show two views of 64 samples; eight jobs share them"
 
 
 # ------------------------------------------------------------------------------------------------------- commands
