@@ -334,5 +334,6 @@ def recipe(config: Plain, device: str, precision: str) -> Recipe:
         seed=config["seed"],
         accumulate=config["accumulate"],
         grad_clip=config["grad_clip"],
+        report_every=config["log"]["every"],
         norms_every=None if config["device"]["compile"] else 100,  # a compiled graph is run backward once
     )

@@ -44,7 +44,7 @@ def teacher_training(config: Plain) -> Plain:
 
 
 def _shared(config: Plain) -> Plain:
-    keep = ("seed", "data_dir", "output_dir", "checkpoint", "sweep", "launch", "dataset", "device", "logger")
+    keep = ("seed", "data_dir", "output_dir", "log", "checkpoint", "sweep", "launch", "dataset", "device", "logger")
     return {"stage": "train", **{key: config[key] for key in keep}, "run_dir": None, "resume": "never"}
 
 

@@ -28,6 +28,7 @@ NOT_OF_THE_JOB = {
     "sweep",
     "store",
     "checkpoint",
+    "log",
     "logger",
     "dataset.workers",
     "dataset.cache",

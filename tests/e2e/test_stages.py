@@ -203,6 +203,16 @@ def test_nothing_is_overwritten_and_nothing_left_behind_by_a_mistake(kdrun: Comm
     assert not Path("outputs").exists()
 
 
+def test_how_often_the_loss_is_looked_at_changes_where_a_bad_one_ends_a_run_and_no_number(kdrun: Command) -> None:
+    words = ["train", "model=mlp", "model.widths=[8]", "epochs=2", "batch_size=32", "optimizer=sgd"]
+    often, seldom = (kdrun(*words, f"log.every={every}").run for every in (1, 50))
+    assert read(often, "run.json")["fingerprint"] == read(seldom, "run.json")["fingerprint"]
+    assert (often / "metrics.jsonl").read_text() == (seldom / "metrics.jsonl").read_text()
+    wild = [*words, "optimizer.lr=100.0", "loss.task.kind=squared_error"]
+    for every in (20, 30):
+        assert f"in epoch 1 by step {every} of 41" in kdrun(*wild, f"log.every={every}").err
+
+
 def test_image_folders_are_read_streamed_or_in_memory_with_equal_results(kdrun: Command, tmp_path: Path) -> None:
     digits = load_digits()
     for number, (image, label) in enumerate(zip(digits.images[:300], digits.target[:300], strict=True)):
