@@ -91,16 +91,26 @@ def test_four_runs_that_need_one_store_fill_it_once(tmp_path: Path) -> None:
 
 
 def no_lock() -> None:
-    """The mistake: everybody looks, finds nothing, and trains."""
+    """The mistake: everybody looks, finds nothing, and trains. Here all four look before the first one trains."""
     from contextlib import nullcontext
 
     from kdrun.stages import teacher, train
 
     train.one_at_a_time = teacher.one_at_a_time = lambda *_: nullcontext()  # type: ignore[assignment]
+    look = train._before
+
+    def with_the_others(outputs: Path, wanted: str) -> tuple[Path | None, Path | None]:
+        found = look(outputs, wanted)
+        outputs.mkdir(parents=True, exist_ok=True)
+        (outputs / f"looked.{os.getpid()}").touch()
+        wait_for(lambda: len(list(outputs.glob("looked.*"))) == 4)
+        return found
+
+    train._before = with_the_others
 
 
-def test_without_a_lock_it_is_trained_more_than_once(tmp_path: Path) -> None:
-    assert four_need_one_teacher(tmp_path, None, "kill", no_lock) > 1
+def test_without_a_lock_it_is_trained_by_all(tmp_path: Path) -> None:
+    assert four_need_one_teacher(tmp_path, None, "kill", no_lock) == 4
 
 
 def being_written(folder: Path) -> tuple[Any, list[str], dict[str, Any]]:
