@@ -26,6 +26,9 @@ class TopK:
         """The logits `(B, classes)` of some rows, in the type of `values`."""
         return TopK(self.values[rows], self.index[rows], self.classes).logits()
 
+    def to(self, device: torch.device) -> TopK:
+        return TopK(self.values.to(device), self.index.to(device), self.classes)
+
     def logits(self) -> Tensor:
         """Those of all rows."""
         others = self.values[:, -1:].expand(-1, self.classes)

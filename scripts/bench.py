@@ -21,12 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
@@ -51,6 +52,7 @@ class Row:
     faster: bool = False  # is the ratio how many times faster we are?
     half: bool = False  # is the goal for machines that compute bf16 in hardware?
     rounds: int = 0
+    others: float = 0.0  # of the processors, in the most disturbed of these rounds
     steps: int = 0
 
     @property
@@ -74,23 +76,31 @@ class Bench:
     def wants(self, group: str) -> bool:
         return any(fnmatch.fnmatch(group, pattern) for pattern in self.only)
 
-    def run(self, group: str, sides: dict[str, list[str]]) -> dict[str, Figures]:
+    def run(
+        self,
+        group: str,
+        sides: dict[str, list[str]],
+        measure: Callable[[list[str]], Figures] | None = None,
+        at_least: int = 1,
+    ) -> dict[str, Figures]:
         """The medians of every side, over rounds in which each ran once."""
         rounds: list[dict[str, Figures]] = []
-        for attempt in range(2 * self.rounds):
+        shares, wanted = [], max(self.rounds, at_least)
+        for attempt in range(2 * wanted):
             before, begin = others(), time.monotonic()
-            found = {name: self._job(words) for name, words in sides.items()}
+            found = {name: (measure or self._job)(words) for name, words in sides.items()}
             share = (others() - before) / (time.monotonic() - begin) / (os.cpu_count() or 1)
             told = {name: {key: float(f"{value:.4g}") for key, value in one.items()} for name, one in found.items()}
             print(f"{group}, attempt {attempt + 1}: others had {share:.0%}; {told}", file=sys.stderr, flush=True)
             if share < DISTURBED:
                 rounds.append(found)
-            if len(rounds) == self.rounds:
+                shares.append(share)
+            if len(rounds) == wanted:
                 break
         if not rounds:
             raise SystemExit(f"{group}: other processes disturbed every round; run this on a machine that is idle")
         return {name: {key: median(one[name][key] for one in rounds) for key in rounds[0][name]} for name in sides} | {
-            "rounds": {"count": len(rounds)}
+            "rounds": {"count": len(rounds), "others": max(shares)}
         }
 
     def _job(self, words: list[str]) -> Figures:
@@ -111,23 +121,31 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="kept here after every row; what it has already is in the table too")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # whoever starts a program often has it compiled
     install(options.peer)
     bench = Bench(options.peer, options.rounds, options.only)
-    rows = {row.what: row for row in before(options.json)}
+    where = machine(bench)
+    rows = {row.what: row for row in before(options.json, where)}
     for row in all_rows(bench, options):
         rows[row.what] = row
         if options.json:
-            options.json.write_text(json.dumps([asdict(one) for one in rows.values()], indent=1) + "\n")
-    text = f"{table(list(rows.values()))}\n\n{footer(bench)}"
+            content = {"where": where, "rows": [asdict(one) for one in rows.values()]}
+            options.json.write_text(json.dumps(content, indent=1) + "\n")
+    text = f"{table(list(rows.values()))}\n\n{footer(where)}"
     print(text)
     if options.write:
         marked = re.compile("(<!-- figures -->\n).*(<!-- /figures -->)", re.DOTALL)
         PAGE.write_text(marked.sub(lambda found: f"{found[1]}{text}\n{found[2]}", PAGE.read_text()))
 
 
-def before(file: Path | None) -> list[Row]:
+def before(file: Path | None, where: dict[str, str]) -> list[Row]:
     """What the file has from a run before this, of which the groups measured now are replaced."""
-    return [Row(**row) for row in json.loads(file.read_text())] if file and file.exists() else []
+    if not file or not file.exists():
+        return []
+    content = json.loads(file.read_text())
+    if content["where"] != where:
+        raise SystemExit(f"{file} was measured with {content['where']}, not {where}; name another file for --json")
+    return [Row(**row) for row in content["rows"]]
 
 
 def install(peer: Path) -> None:
@@ -141,7 +159,7 @@ def install(peer: Path) -> None:
 
 def all_rows(bench: Bench, options: argparse.Namespace) -> Iterator[Row]:
     if bench.wants("start"):
-        yield from start_rows(max(options.rounds, 11))
+        yield from start_rows(bench)
     for teacher, student in SMALL:
         group = f"32 px, {teacher} → {student}"
         if bench.wants(group):
@@ -160,28 +178,34 @@ def all_rows(bench: Bench, options: argparse.Namespace) -> Iterator[Row]:
         found = bench.run("checkpoints", {"epochs": [JOBS, "epochs", *SMALL[0], "--steps", "200"]})
         ours, theirs = found["epochs"]["epoch"], found["epochs"]["without"]
         told = "checkpoints: an epoch of 100 steps, over the same without its saves"
-        yield Row(told, ours, theirs, "s/epoch", 1.01, rounds=count(found))
+        yield Row(told, ours, theirs, "s/epoch", 1.01, **kept(found))
     if bench.wants("input"):
-        found = bench.run("input", {name: [JOBS, name] for name in ("input", "loader")})
-        ours, theirs = found["input"]["step"], found["loader"]["step"]
-        yield Row(
-            "input: views, over a 2-worker DataLoader", ours, theirs, "s/batch", 6, faster=True, rounds=count(found)
-        )
+        yield from input_rows(bench)
 
 
-def start_rows(rounds: int) -> Iterator[Row]:
+def start_rows(bench: Bench) -> Iterator[Row]:
     command = str(Path(sys.executable).with_name("kdrun"))
-    for what, words, goal in (
-        ("start: kdrun --help", ["--help"], 0.06),
-        ("start: kdrun distill --cfg job", ["distill", "--cfg", "job"], 0.4),
-        ("start: a config error", ["distill", "optimiser.lr=1"], 1.0),
-    ):
-        times = []
-        for _ in range(rounds):
-            begin = time.perf_counter()
-            subprocess.run([command, *words], capture_output=True, check=False)
-            times.append(time.perf_counter() - begin)
-        yield Row(what, median(times), 1.0, "s", goal, rounds=rounds)
+
+    def timed(words: list[str]) -> Figures:
+        begin = time.perf_counter()
+        subprocess.run([command, *words], capture_output=True, check=False)
+        return {"seconds": time.perf_counter() - begin}
+
+    goals = {"--help": 0.06, "distill --cfg job": 0.4, "distill optimiser.lr=1": 1.0}
+    found = bench.run("start", {words: words.split() for words in goals}, timed, at_least=11)
+    for words, goal in goals.items():
+        told = ", a config error" if "=" in words else ""
+        yield Row(f"start: kdrun {words}{told}", found[words]["seconds"], 1.0, "s", goal, **kept(found))
+
+
+def input_rows(bench: Bench) -> Iterator[Row]:
+    step = [JOBS, "kdrun", *SMALL[0], "--how", "stored", "--precision", "auto"]
+    found = bench.run("input", {"input": [JOBS, "input"], "loader": [JOBS, "loader"], "step": step})
+    ours, loader, step_of_it = (found[side]["step"] for side in ("input", "loader", "step"))
+    told = "input: views, over a 2-worker DataLoader"
+    yield Row(told, ours, loader, "s/batch", 6, faster=True, **kept(found))
+    told = f"input: views, as a part of a stored step of {' → '.join(SMALL[0])}"
+    yield Row(told, ours, step_of_it, "s/batch", 0.03, **kept(found))
 
 
 def small_rows(bench: Bench, group: str, pair: tuple[str, str], steps: int) -> Iterator[Row]:
@@ -260,8 +284,8 @@ class StepRows:
         return self._row(what, (ours, SWEEP * self.steps * peer["step"]), "s", goal, faster=True, half=True)
 
     def _row(self, what: str, times: tuple[float, float], unit: str, goal: float, **flags: bool) -> Row:
-        n = count(self.found)
-        return Row(f"{self.group}: {what}", *times, unit, goal, rounds=n, steps=self.steps, **flags)
+        ours, theirs = times
+        return Row(f"{self.group}: {what}", ours, theirs, unit, goal, steps=self.steps, **kept(self.found), **flags)
 
 
 def launch_rows(bench: Bench) -> Iterator[Row]:
@@ -270,7 +294,7 @@ def launch_rows(bench: Bench) -> Iterator[Row]:
         own = [JOBS, "launch", *SMALL[0], "--folder", folder]
         found = bench.run("launch", {"kdrun": own, "torchdistill": [PEER, *SMALL[0], "--steps", "1"]})
     times = [found[side]["first"] for side in ("kdrun", "torchdistill")]
-    yield Row("launch to the first optimizer step, over torchdistill", *times, "s", 0.5, rounds=count(found))  # type: ignore[misc]
+    yield Row("launch to the first optimizer step, over torchdistill", times[0], times[1], "s", 0.5, **kept(found))
 
 
 def prepare(folder: Path) -> None:
@@ -295,8 +319,9 @@ def prepare(folder: Path) -> None:
     torch.save({name: tensor[:10] if name in last else tensor for name, tensor in state.items()}, folder / "teacher.pt")
 
 
-def count(found: dict[str, Figures]) -> int:
-    return int(found["rounds"]["count"])
+def kept(found: dict[str, Figures]) -> dict[str, Any]:
+    """What a row says of the rounds that its figures are medians of."""
+    return {"rounds": int(found["rounds"]["count"]), "others": found["rounds"]["others"]}
 
 
 def others() -> float:
@@ -317,7 +342,7 @@ def bf16() -> str:
 
 
 def table(rows: list[Row]) -> str:
-    lines = ["| what | kdrun | other | ratio | goal | | rounds x steps |", "|---|---|---|---|---|---|---|"]
+    lines = ["| what | kdrun | other | ratio | goal | | rounds x steps | others |", "|---|---|---|---|---|---|---|---|"]
     for row in rows:
         start = row.what.startswith("start")
         other = "" if start else f"{row.theirs:.4g} {row.unit}"
@@ -331,23 +356,35 @@ def table(rows: list[Row]) -> str:
             goal,
             row.verdict,
             f"{row.rounds} x {row.steps}" if row.steps else str(row.rounds),
+            f"{row.others:.0%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def footer(bench: Bench) -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+def machine(bench: Bench) -> dict[str, str]:
+    """The versions and the hardware that figures are of."""
     import torch
 
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     asked = [str(bench.peer / "bin" / "python"), "-c", "import torchdistill; print(torchdistill.__version__)"]
     peer = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    packages = ", ".join(f"{name} {version(name)}" for name in ("kdrun", "torch", "torchvision"))
+    return {
+        **{name: version(name) for name in ("kdrun", "torch", "torchvision")},
+        "torchdistill": peer,
+        "Python": platform.python_version(),
+        "processor": next((line.split(":")[1].strip() for line in lines if "model name" in line), ""),
+        "threads": str(torch.get_num_threads()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bf16 in hardware": bf16(),
+    }
+
+
+def footer(where: dict[str, str]) -> str:
     return (
-        f"{date.today()}, {packages}, torchdistill {peer}, Python {platform.python_version()}, {processor}, "
-        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, bf16 in hardware: "
-        f"{bf16()}. Medians of undisturbed rounds; batch 64 at 32 px, 16 at 224 px. "
+        f"{date.today()}; {', '.join(f'{name} {value}' for name, value in where.items())}. "
+        "Medians of the rounds that are named, in which other processes had at most the part of the processors that is "
+        "in the last column; batch 64 at 32 px, 16 at 224 px. "
         "Of loops by hand in two precisions the faster one counts. A `×` is how many times faster; without it, how "
         "much of the other's time or memory. \\* needs hardware that computes in bf16. Made by `scripts/bench.py`."
     )

@@ -245,10 +245,12 @@ def loader(options: argparse.Namespace) -> Figures:
     from torch.utils.data import DataLoader, TensorDataset
     from torchvision.transforms import v2
 
+    change = v2.Compose([v2.RandomCrop(options.size, padding=4), v2.RandomHorizontalFlip()])
+
     class Augmented(TensorDataset):
         def __getitem__(self, index: int) -> Any:
             image, label = super().__getitem__(index)
-            return v2.functional.horizontal_flip(v2.RandomCrop(options.size, padding=4)(image)), label
+            return change(image), label
 
     train = images(6400, options.size).train
     made = DataLoader(Augmented(train.pixels, train.targets), batch_size=options.batch, shuffle=True, num_workers=2)  # type: ignore[arg-type]

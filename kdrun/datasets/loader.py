@@ -153,8 +153,8 @@ def fetch(pixels: Pixels, batches: Sequence[Tensor], workers: int) -> Iterator[T
                 "memory: lower batch_size or dataset.workers"
             ) from error
     else:
-        for batch in batches:
-            taken = pixels[batch.to(pixels.device)]
+        for batch in [batch.to(pixels.device) for batch in batches]:  # all before the first: no step waits for them
+            taken = pixels[batch]
             yield taken.pin_memory() if pinned and not taken.is_cuda else taken
 
 

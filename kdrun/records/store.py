@@ -50,6 +50,13 @@ class View:
         logits = [self.logits.index, self.logits.values] if isinstance(self.logits, TopK) else [self.logits]
         return [*logits, *self.features.values()]
 
+    @property
+    def device(self) -> torch.device:
+        return self.tensors[0].device
+
+    def to(self, device: torch.device) -> View:
+        return View(self.logits.to(device), {name: feature.to(device) for name, feature in self.features.items()})
+
 
 @dataclass(frozen=True)
 class Store:

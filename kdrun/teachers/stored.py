@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdrun import processes
+from kdrun.device import room_for_data
 from kdrun.records.store import View
 from kdrun.teachers.live import LiveTeacher
 from kdrun.topk import TopK, joined
@@ -15,17 +16,29 @@ from kdrun.types import Batch, Outputs
 
 
 class StoredTeacher:
-    """Answers by number of view. Row r is the sample whose number is entry r of the ascending `index`."""
+    """Answers by number of view. Row r is the sample whose number is entry r of the ascending `index`.
+
+    The view in use lies where the samples do if it fits there, so that looking it up does not wait for the device.
+    """
 
     def __init__(self, views: Mapping[int, View], index: Tensor, fingerprint: str) -> None:
         self.views, self.fingerprint = views, fingerprint
         self.rows = torch.full((int(index.max()) + 1,), -1, dtype=torch.long, device=index.device)
         self.rows[index] = torch.arange(len(index), device=index.device)
 
+        self.number, self.view = -1, View(torch.empty(0), {})
+
     def __call__(self, batch: Batch) -> Outputs:
-        outputs, device = self.views[batch.view][self.rows[batch.index].cpu()], batch.index.device
+        device = batch.index.device
+        if batch.view != self.number:
+            self.number, self.view = batch.view, _near(self.views[batch.view], device)
+        outputs = self.view[self.rows[batch.index].to(self.view.device)]
         features = {name: feature.to(device).float() for name, feature in outputs.features.items()}
         return Outputs(outputs.logits.to(device).float(), features)
+
+
+def _near(view: View, device: torch.device) -> View:
+    return view.to(device) if sum(one.nbytes for one in view.tensors) <= room_for_data(device.type) else view
 
 
 def answers(live: LiveTeacher, batches: Iterable[Batch]) -> View | None:

@@ -28,10 +28,12 @@ from kdrun.records import files, lock, seal
 from kdrun.records import store as store_module
 from kdrun.records.models import load_model
 from kdrun.records.seal import sealed
-from kdrun.records.store import damaged, is_whole, kept, prune
+from kdrun.records.store import View, damaged, is_whole, kept, prune
 from kdrun.stages import teacher as teacher_module
 from kdrun.stages.teacher import Source, Taught
+from kdrun.teachers import stored as stored_module
 from kdrun.teachers.live import LiveTeacher
+from kdrun.topk import TopK
 from tests.conftest import Answer, mutated
 
 Command = Callable[..., Answer]
@@ -344,6 +346,15 @@ def _asked(kdrun: Command, *data: str) -> list[int]:
     assert (answer.code, answer.err) == (0, "")
     runs = [json.loads(file.read_text()) for file in Path("outputs/distill").glob("*/run.json")]
     return sorted(run["teacher_samples"] for run in runs)
+
+
+@pytest.mark.parametrize(("room", "where"), [(24 + 16, "meta"), (24 + 15, "cpu")])
+def test_a_view_lies_where_the_samples_do_if_it_fits(monkeypatch: pytest.MonkeyPatch, room: int, where: str) -> None:
+    """On a device that reads from the CPU's memory every look-up would wait for all that it has still to do."""
+    view = View(TopK(torch.zeros(2, 3), torch.zeros(2, 2, dtype=torch.int16), 5), {"embedding": torch.zeros(2, 1)})
+    monkeypatch.setattr(stored_module, "room_for_data", lambda device: room)
+    near = stored_module._near(view, torch.device("meta"))
+    assert {one.device.type for one in near.tensors} == {where} == {near.device.type}
 
 
 # ------------------------------------------------------------------------------------------------------- commands
