@@ -104,7 +104,7 @@ def stratified(
 
 
 def fingerprint(raw: Raw) -> str:
-    """sha256 of class names, labels and pixels; of file names and sizes where images stay on disk."""
+    """sha256 of class names, labels and pixels; of file names, sizes and cuts where images stay on disk."""
     digest = hashlib.sha256("\n".join(raw.classes).encode())
     for part in (raw.train, raw.validation, raw.test):
         if part is None:
@@ -112,6 +112,7 @@ def fingerprint(raw: Raw) -> str:
             continue
         digest.update(part.targets.numpy().tobytes())
         if isinstance(part.pixels, Files):
+            digest.update(f"{part.pixels.resize} {part.pixels.size}\n".encode())
             for path, state in part.pixels.states():
                 digest.update(f"{path.parent.name}/{path.name} {state.st_size}\n".encode())
         else:

@@ -60,7 +60,7 @@ class View:
 
 @dataclass(frozen=True)
 class Store:
-    """The outputs of one teacher on one training split: `key` names everything that changes them."""
+    """The outputs of one teacher on one split: `key` names everything that changes them."""
 
     path: Path
     key: Mapping[str, Any]

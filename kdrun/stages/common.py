@@ -1,28 +1,27 @@
-"""What the stages share: where to compute, and the numbers of a trained model."""
+"""What the stages share: where to compute, and what is said and kept of it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
 
-from kdrun import assembly, parallel, processes
+from kdrun import parallel, processes
 from kdrun.cost import costs
-from kdrun.datasets.split import Data, Split, stratified
-from kdrun.device import check_compiler, keep_memory, make_deterministic, pick_device, pick_precision, place
-from kdrun.engine import Answer, evaluate, results
-from kdrun.models.building import Model
+from kdrun.datasets.split import Data
+from kdrun.device import check_compiler, keep_memory, layout, make_deterministic, pick_device, pick_precision, place
+from kdrun.models.building import Model, Spec
 from kdrun.origins import Origin
+from kdrun.records.fingerprint import RESULT_VERSION
 from kdrun.records.run import Run
 from kdrun.records.state import StateFiles
 from kdrun.schema import Plain
-from kdrun.stages.details import Noted, disagreements
 
 log = logging.getLogger("kdrun")
-TRAIN_SAMPLES = 10_000  # training images, at most, on which train accuracy is taken
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,20 @@ def setting(config: Plain, device: str) -> Setting:
     return Setting(device, pick_precision(config["device"]["precision"], device))
 
 
+def arithmetic(spec: Spec, device: str, precision: str) -> Plain:
+    """Where and with what a model is computed, as far as the last bits of its answers depend on it."""
+    parts = [spec, *(option for option in spec["options"].values() if isinstance(option, dict))]
+    used = ["torch", *(name for name in ("torchvision", "timm") if any(part.get("kind") == name for part in parts))]
+    return {
+        "precision": precision,
+        "layout": str(layout(device, precision)),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "result_version": RESULT_VERSION,
+        "libraries": {name: version(name) for name in used},
+    }
+
+
 def tell_adapted(run: Run, config: Plain, model: Model, origin: Origin | None, data: Data) -> None:
     """Say and record what of the model is not as it was named: larger images are fed, or its classifier is new."""
     own, fed = data.shape[1], model.spec["size"]
@@ -78,54 +91,6 @@ def tell_batch_norm(run: Run, learner: torch.nn.Module) -> None:
         if how == "local":
             said = "takes its statistics from each process's part of a batch: the numbers are not those of one process"
             log.warning("batch norm %s", said)
-
-
-def totals_on(
-    part: Split, config: Plain, model: torch.nn.Module, where: tuple[str, str], teacher: Answer | None = None
-) -> dict[str, Tensor]:
-    """All summed metrics of a model that answers with `Outputs` on one split."""
-    return evaluate(model, assembly.plain_loader(config, part), assembly.metrics(), where, teacher)
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Metrics by `<split>/<metric>`; of the test split the confusion matrix (row = true class, column = predicted),
-    the bins of its calibration, and, where a teacher was asked too, samples that the two see differently."""
-
-    numbers: dict[str, float]
-    confusion: list[list[int]]
-    calibration: list[list[float]]
-    disagreements: Plain | None = None
-
-
-def quality(model: Model, config: Plain, data: Data, where: tuple[str, str], teacher: Answer | None = None) -> Quality:
-    """How good a trained model is on every split. The test split is read here and nowhere else, once a model."""
-    tapped = place(model.tapped(), *where)
-    numbers: dict[str, float] = {}
-    for name, part in {"train": _some(data.train), "val": data.validation}.items():
-        if part is not None:
-            numbers |= _named(name, totals_on(part, config, tapped, where))
-    noted = None if teacher is None else Noted(tapped, teacher)
-    asked = (tapped, None) if noted is None else (noted, noted.answer)
-    test = totals_on(data.test, config, asked[0], where, asked[1])
-    numbers |= _named("test", test) | {"test/samples": len(data.test)}
-    numbers["generalisation_gap"] = numbers["train/accuracy"] - numbers["test/accuracy"]
-    seen = None if noted is None else disagreements(noted, data.test, data.classes)
-    return Quality(numbers, confusion(test), calibration(test), seen)
-
-
-def _named(split: str, totals: dict[str, Tensor]) -> dict[str, float]:
-    return {f"{split}/{key}": value for key, value in results(totals, assembly.metrics()).items()}
-
-
-def confusion(totals: dict[str, Tensor]) -> list[list[int]]:
-    return [[int(count) for count in row] for row in totals["confusion"].tolist()]
-
-
-def calibration(totals: dict[str, Tensor]) -> list[list[float]]:
-    """Of each bin of confidence: samples, mean confidence, share of correct ones; bins without samples are left out."""
-    bins = totals["calibration"].T.tolist()
-    return [[count, confidence / count, correct / count] for count, confidence, correct in bins if count]
 
 
 def price(models: Mapping[str, Model], device: str) -> dict[str, float]:
@@ -152,11 +117,3 @@ def conclude(states: StateFiles, config: Plain) -> None:
 
 def fill(model: Model, weights: Mapping[str, Tensor]) -> None:
     model.net.net.load_state_dict(dict(weights))
-
-
-def _some(train: Split) -> Split:
-    """A fixed stratified part of a large training split."""
-    if len(train) <= TRAIN_SAMPLES:
-        return train
-    kept = stratified(train.targets.cpu(), train.index.cpu(), 0, count=TRAIN_SAMPLES)
-    return Split(train.pixels, train.targets, train.index[kept.to(train.index.device)])

@@ -17,11 +17,11 @@ from kdrun.records.models import load_model, save_model
 from kdrun.records.run import About, Run
 from kdrun.records.runs import same_before, unfinished_run
 from kdrun.schema import Plain
-from kdrun.stages.common import Quality, conclude, fill, price, quality, setting, state_files, tell_adapted, use_device
+from kdrun.stages.common import conclude, fill, price, setting, state_files, tell_adapted, use_device
 from kdrun.stages.optimise import optimise
+from kdrun.stages.quality import known_quality, quality
 from kdrun.stages.teacher import Source, as_parent, find_teacher, outputs_before
 from kdrun.stages.train import ensure, name
-from kdrun.teachers.live import LiveTeacher
 
 log = logging.getLogger("kdrun")
 
@@ -32,11 +32,13 @@ def distill(
     overrides: list[str] | None = None,
     rebuild: bool = False,
     shared: bool = False,
+    anew: bool = False,
 ) -> Path:
     """Distill the config's teacher into its student, or go on with it, and return the run directory.
 
     The teacher and the baseline are runs of their own, found by fingerprint or made first (`rebuild`: made again).
-    `shared`: other runs will need the same teacher's outputs.
+    `shared`: other runs will need the same teacher's outputs. `anew`: teacher and baseline are measured, though their
+    numbers may be known from other runs.
     Raises `UsageError` before the student's run directory is made when anything does not fit.
     """
     unfinished = processes.told(lambda: unfinished_run(config))
@@ -93,10 +95,10 @@ def distill(
         training = assembly.training(config, learner, device, here.precision)
         states = state_files(run, config)
         weights = optimise(run, states, config, training, source.answers(how), resident)
-        run.note(teacher_samples=sum(processes.everyone(live.asked)))
         save_model(run.checkpoint("model"), student, weights)
         fill(student, weights)
-        _compare(run, config, resident, student, live, teacher.model, alone)
+        _compare(run, source, how, resident, student, alone, anew)
+        run.note(teacher_samples=sum(processes.everyone(live.asked)))
     conclude(states, config)
     return processes.told(lambda: run.path)
 
@@ -109,31 +111,30 @@ def _refuse_misfit(config: Plain, data: Data, student: Model, device: str) -> No
     assembly.learner(config, student, own.tapped().to(device), probe, resident.train)
 
 
-def _compare(
-    run: Run, config: Plain, data: Data, student: Model, live: LiveTeacher, teacher: Model, alone: Path | None
-) -> None:
-    """The numbers of student, teacher and student alone, side by side, all measured now on the same data."""
-    device, precision = live.device, run.info["device"]["precision"]
-    compared = {"student": (student, precision), "teacher": (teacher, live.precision)}
+def _compare(run: Run, source: Source, how: str, data: Data, student: Model, alone: Path | None, anew: bool) -> None:
+    """The numbers of student, teacher and student alone, side by side, measured on the same data with the same code.
+
+    Those of the latter two are the same in every run with the same teacher: they are taken once, `anew` if asked for.
+    """
+    config, live, precision = source.config, source.live, run.info["device"]["precision"]
+    models, where = {"student": student, "teacher": source.teacher.model}, (live.device, precision)
+    reference = source.reference(how, data)
+    found = {"student": quality(student, config, data, where, reference)}
+    found["teacher"] = known_quality(
+        models["teacher"], config, data, (live.device, live.precision), role="teacher", anew=anew
+    )
     if alone is not None:
-        compared["alone"] = (load_model(alone), precision)
+        models["alone"] = load_model(alone)
+        found["alone"] = known_quality(models["alone"], config, data, where, reference, role="alone", anew=anew)
     numbers: dict[str, float | None] = {}
-    qualities: dict[str, Quality] = {}
-    for role, (model, how) in compared.items():
-        found = quality(model, config, data, (device, how), None if role == "teacher" else live)
+    for role, one in found.items():
         prefix = "" if role == "student" else f"{role}/"
-        numbers |= {f"{prefix}{key}": value for key, value in found.numbers.items()}
-        qualities[role] = found
-    numbers |= price({role: model for role, (model, _) in compared.items()}, device)
+        numbers |= {f"{prefix}{name}": value for name, value in one.numbers.items()}
+    numbers |= price(models, live.device)
     if alone is not None:
-        numbers |= gain(
-            student=qualities["student"].numbers["test/accuracy"],
-            alone=qualities["alone"].numbers["test/accuracy"],
-            teacher=qualities["teacher"].numbers["test/accuracy"],
-            samples=len(data.test),
-        )
+        accuracies = {role: one.numbers["test/accuracy"] for role, one in found.items()}
+        numbers |= gain(**accuracies, samples=len(data.test))
     run.summary(numbers)
-    run.document("confusion", {role: found.confusion for role, found in qualities.items()})
-    bins = {role: found.calibration for role, found in qualities.items()}
-    seen = qualities["student"].disagreements
+    run.document("confusion", {role: one.confusion for role, one in found.items()})
+    bins, seen = {role: one.calibration for role, one in found.items()}, found["student"].disagreements
     run.document("details", {"classes": list(data.classes), "calibration": bins, "disagreements": seen})

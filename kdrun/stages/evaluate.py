@@ -20,7 +20,8 @@ from kdrun.records.run import About, Run
 from kdrun.records.runs import read_config, same_before, unfinished_run
 from kdrun.saved import checked_run_config
 from kdrun.schema import Plain
-from kdrun.stages.common import calibration, confusion, price, setting, totals_on, use_device
+from kdrun.stages.common import price, setting, use_device
+from kdrun.stages.quality import calibration, confusion, totals_on
 
 NOTHING = (
     "nothing to evaluate: give a run directory (kdrun evaluate outputs/distill/…), "

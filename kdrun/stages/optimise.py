@@ -18,7 +18,8 @@ from kdrun.progress import Bar, training_bar
 from kdrun.records.run import Line, Run
 from kdrun.records.state import StateFiles
 from kdrun.schema import Plain
-from kdrun.stages.common import tell_batch_norm, totals_on
+from kdrun.stages.common import tell_batch_norm
+from kdrun.stages.quality import totals_on
 from kdrun.tasks.classification import CHOOSING
 
 CHOICE = ("measured", "score", "best", "chosen", "weights")

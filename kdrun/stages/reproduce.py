@@ -51,7 +51,7 @@ def _made(run: Path, info: Plain, config: Plain, rebuild: bool) -> Path:
             f"{brief(recorded)[:8]}); point data_dir= to the same files"
         )
     if config["stage"] == "distill":
-        return STAGES["distill"](config, data, rebuild=rebuild)
+        return STAGES["distill"](config, data, rebuild=rebuild, anew=True)
     return STAGES[config["stage"]](config, data)
 
 

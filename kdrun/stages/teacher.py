@@ -6,10 +6,9 @@ import hashlib
 import inspect
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from kdrun import assembly, processes
 from kdrun.datasets import hashing, views
 from kdrun.datasets.loader import fetch
-from kdrun.datasets.split import Data, Split
+from kdrun.datasets.split import Data
 from kdrun.device import autocast, compile_module, layout, pick_precision
 from kdrun.engine import Answer
 from kdrun.errors import UsageError
@@ -29,12 +28,15 @@ from kdrun.models.building import Model, build
 from kdrun.origins import load_origin, same_classes
 from kdrun.pairing import EMBEDDING
 from kdrun.progress import counted
-from kdrun.records.fingerprint import RESULT_VERSION, fingerprint
+from kdrun.records.fingerprint import fingerprint
 from kdrun.records.lock import one_at_a_time
+from kdrun.records.measured import remembered
 from kdrun.records.models import load_model
 from kdrun.records.runs import completed, read_info
 from kdrun.records.store import Store, weights_fingerprint
 from kdrun.schema import Plain
+from kdrun.stages.common import Setting, arithmetic, use_device
+from kdrun.stages.quality import Reference
 from kdrun.stages.train import ensure
 from kdrun.teachers.live import LiveTeacher
 from kdrun.teachers.lowered import Likeness, likeness, lowered
@@ -123,33 +125,51 @@ def asked(teacher: Taught, config: Plain, data: Data, device: str) -> tuple[Live
     way = Way(teacher.precision, compiled=config["device"]["compile"])
     live = teacher.live(device)
     if teacher.precision != "fp32":
-        plain, folds = teacher.live(device, "fp32"), not assembly.reads_features(config)
+        folds = not assembly.reads_features(config)
         live = teacher.lowered(device) if folds else live
-        found = _likeness(plain, live, _spread(data.train))
+        found = _likeness(teacher, live, folds, config, data)
         way = replace(way, folded=folds, likeness=found)
         if not found.good:
-            live, way = plain, replace(way, precision="fp32", folded=False)
-            told = "teacher: asked in fp32, since in %s it answers otherwise (KL divergence %.2g, agreement %.1f %%)"
-            log.info(told, teacher.precision, found.divergence, 100 * found.agreement)
+            live, way = teacher.live(device, "fp32"), replace(way, precision="fp32", folded=False)
+            told = "teacher: asked in fp32, since in %s it answers otherwise (KL divergence %s, agreement %.1f %%)"
+            apart = "not finite" if found.divergence is None else f"{found.divergence:.2g}"
+            log.info(told, teacher.precision, apart, 100 * found.agreement)
     if way.compiled:
         compile_module(live.model, device)
     return live, way
 
 
-def _likeness(plain: LiveTeacher, other: LiveTeacher, images: Tensor) -> Likeness:
-    try:
-        with torch.no_grad(), autocast(other.device, other.precision):
-            return likeness(plain.model(images), other.model(images))
-    except RuntimeError:  # some layer does not compute in half precision
-        return Likeness(float("nan"), 0.0)
+def _likeness(teacher: Taught, live: LiveTeacher, folds: bool, config: Plain, data: Data) -> Likeness:
+    """Of the teacher as it would be asked to itself in float32, on a few training images from all over the split."""
+    places = torch.linspace(0, len(data.train) - 1, min(COMPARED, len(data.train))).long()
+    rows = data.train.index.sort().values[places]
+    key = {
+        "what": "likeness",
+        "weights": teacher.weights,
+        "spec": teacher.model.spec,
+        "data": data.fingerprint,
+        "samples": weights_fingerprint({"index": rows}),
+        "folded": folds,
+        "layout": str(layout(live.device, live.precision)),
+        "device": Setting(live.device, live.precision).record(),
+    }
+
+    def measure() -> Plain:
+        images = next(fetch(data.train.pixels, [rows], workers=0)).to(rows.device)
+        return asdict(_compared(teacher.live(live.device, "fp32"), live, images))
+
+    role = f"teacher, its answers in {live.precision}"
+    return Likeness(**remembered(Path(config["output_dir"]), key, role, measure, anew=False))
 
 
-def _spread(train: Split) -> Tensor:
-    """A few training images from all over the split."""
-    count = min(COMPARED, len(train))
-    rows = train.index.sort().values[torch.linspace(0, len(train) - 1, count).long()]
-    images = next(fetch(train.pixels, [rows], workers=0))
-    return images.to(rows.device)
+def _compared(plain: LiveTeacher, other: LiveTeacher, images: Tensor) -> Likeness:
+    with torch.no_grad():
+        expected = plain.model(images)
+        try:
+            with autocast(other.device, other.precision):
+                return likeness(expected, other.model(images))
+        except RuntimeError:  # some layer does not compute in half precision
+            return Likeness(None, 0.0)
 
 
 def as_parent(role: str, path: Path) -> dict[str, Any]:
@@ -187,10 +207,26 @@ class Source:
             self.store = self.store_of(data)
 
     def store_of(self, data: Data) -> Store:
-        """Where the answers are kept, or would be."""
+        """Where the answers to the views of the training split are kept, or would be."""
+        moving = self.loader.views.moving
+        return self._store(
+            data,
+            self.index,
+            augment=[[name, options] for name, options in self.config["augment"].items()],
+            view_seed=self.config["dataset"]["view_seed"] if moving else None,
+            view_code=self._view_code() if moving else None,
+            batch_size=BATCH,
+        )
+
+    def store_of_test(self, data: Data) -> Store:
+        """Where those to the test split are, which has one view."""
+        same: Plain = {"augment": [], "view_seed": None, "view_code": None}
+        return self._store(data, data.test.index, split="test", batch_size=assembly.EVALUATION_BATCH, **same)
+
+    def _store(self, data: Data, index: Tensor, **seen: Any) -> Store:
         folder = Path(self.config["output_dir"]) / "store"
-        key = processes.told(lambda: self._key(data))  # hosts may differ in threads
-        return Store.of(folder, key, (len(self.index), len(data.classes)))
+        key = processes.told(lambda: {**self._key(data), "samples": weights_fingerprint({"index": index}), **seen})
+        return Store.of(folder, key, (len(index), len(data.classes)))  # told, since hosts may differ in threads
 
     def choose(self, shared: bool = False) -> str:
         """`live` or `stored`. Raises `UsageError` when stored is asked for and views cannot be."""
@@ -221,56 +257,55 @@ class Source:
         read = {view: self.store.read(view) for view in self.views}
         return StoredTeacher(read, self.index, self.live.fingerprint)
 
+    def reference(self, how: str, data: Data) -> Reference:
+        """The teacher whose answers to the test split a model's are compared with: live, or asked once for all runs."""
+        store = self.store_of_test(data)
+        if how == "live":
+            return Reference(self.live, store.key)
+        loader = assembly.plain_loader(self.config, data.test)
+        self._fill(store, {0: "test split"}, lambda _: iter(loader), len(loader))
+        return Reference(StoredTeacher({0: store.read(0)}, data.test.index, self.live.fingerprint), store.key)
+
     def fill(self) -> None:
-        """Ask the teacher for every view that is not stored yet. Of several processes one does, the others wait."""
-        folder = self.store.path.parent
-        waiting = f"teacher: another process is storing its outputs in {self.store.path}; waiting"
-        with one_at_a_time(folder, self.store.path.name, waiting):
-            missing = processes.told(lambda: self.store.missing(self.views))
-            if missing:
-                self._tell_size(len(missing))
-            for view in missing:
-                if not processes.told(partial(self.store.missing, [view])):
-                    continue  # stored meanwhile by a run that the lock does not keep out
-                total = -(-len(self.index) // (BATCH * processes.count()))
-                batches = self.loader.ascending(view, BATCH)
-                if view == missing[0]:
-                    batches = _tell_time(batches, total * len(missing))
-                found = answers(self.live, counted(batches, total, f"teacher, view {view}"))
-                if found is not None:
-                    self.store.write(view, found)
-        processes.told(self.store.used)  # not before the first one has written everything
+        """Ask the teacher for every view that is not stored yet."""
+        total = -(-len(self.index) // (BATCH * processes.count()))
+        names = {view: f"view {view}" for view in self.views}
+        self._fill(self.store, names, lambda view: self.loader.ascending(view, BATCH), total)
         log.info("teacher: its outputs for %d views are in %s", len(self.views), self.store.path)
 
-    def _tell_size(self, count: int) -> None:
-        size, samples = count * self.store.view_bytes / 1e6, f"{len(self.index):,}"
-        log.info("teacher: storing its outputs for %d views of %s samples: %.1f MB", count, samples, size)
+    def _fill(
+        self, store: Store, views: Mapping[int, str], shown: Callable[[int], Iterator[Batch]], total: int
+    ) -> None:
+        """Store those of the named views that are missing, `total` batches each. Of several processes one does."""
+        waiting = f"teacher: another process is storing its outputs in {store.path}; waiting"
+        with one_at_a_time(store.path.parent, store.path.name, waiting):
+            missing = processes.told(lambda: store.missing(list(views)))
+            if missing:
+                _tell_size(store, len(missing))
+            for view in missing:
+                if not processes.told(partial(store.missing, [view])):
+                    continue  # stored meanwhile by a run that the lock does not keep out
+                batches = shown(view)
+                if view == missing[0]:
+                    batches = _tell_time(batches, total * len(missing))
+                found = answers(self.live, counted(batches, total, f"teacher, {views[view]}"))
+                if found is not None:
+                    store.write(view, found)
+        processes.told(store.used)  # not before the first one has written everything
 
     def _key(self, data: Data) -> Plain:
-        """Everything that changes a stored logit, and nothing else."""
-        config, spec, live = self.config, self.teacher.model.spec, self.live
-        moving = self.loader.views.moving
-        libraries = ["torch", *(name for name in ("torchvision", "timm") if name == spec["kind"])]
+        """Everything that changes a stored logit, but for what is shown to the teacher."""
+        live = self.live
         return {
             "weights": self.teacher.weights,
-            "spec": spec,
+            "spec": self.teacher.model.spec,
             "taps": {name: {"at": live.model.taps[name], "width": width} for name, width in live.kept_features.items()},
             "data": data.fingerprint,
-            "samples": weights_fingerprint({"index": self.index}),
-            "augment": [[name, options] for name, options in config["augment"].items()],
-            "view_seed": config["dataset"]["view_seed"] if moving else None,
-            "view_code": self._view_code() if moving else None,
             "top_k": self.teacher.top_k,
             "type": "float32" if live.precision == "fp32" else "float16",
-            "precision": live.precision,
             "folded": self.way.folded,
             "compiled": self.way.compiled,
-            "layout": str(layout(live.device, live.precision)),
-            "batch_size": BATCH,
-            "threads": torch.get_num_threads(),
-            "device": live.device,
-            "result_version": RESULT_VERSION,
-            "libraries": {name: version(name) for name in libraries},
+            **arithmetic(self.teacher.model.spec, live.device, live.precision),
         }
 
     def _view_code(self) -> str:
@@ -278,6 +313,12 @@ class Source:
         used = self.loader.views.single + self.loader.views.mixing
         sources = [inspect.getsource(module) for module in (views, hashing, *(module for _, module, _ in used))]
         return hashlib.sha256("\n".join(sources).encode()).hexdigest()
+
+
+def _tell_size(store: Store, count: int) -> None:
+    size, samples = count * store.view_bytes / 1e6, f"{store.shape[0]:,}"
+    what = "the test split's" if store.key.get("split") == "test" else f"{count} views of"
+    log.info("teacher: storing its outputs for %s %s samples: %.1f MB", what, samples, size)
 
 
 def _tell_time(batches: Iterable[Batch], total: int) -> Iterator[Batch]:
@@ -299,8 +340,6 @@ def fill_store(config: Plain) -> Store:
 
 def source_of(config: Plain) -> Source:
     """The teacher of a distillation, found or made, as its training would ask it."""
-    from kdrun.stages.common import use_device
-
     device = use_device(config)
     data = assembly.read_data(config)
     teacher = find_teacher(config, data, device)

@@ -18,8 +18,9 @@ from kdrun.records.models import load_model, save_model
 from kdrun.records.run import About, Run
 from kdrun.records.runs import find_completed, find_unfinished, same_before, unfinished_run
 from kdrun.schema import Plain
-from kdrun.stages.common import conclude, fill, price, quality, setting, state_files, tell_adapted, use_device
+from kdrun.stages.common import conclude, fill, price, setting, state_files, tell_adapted, use_device
 from kdrun.stages.optimise import optimise
+from kdrun.stages.quality import known_quality
 
 log = logging.getLogger("kdrun")
 
@@ -60,7 +61,7 @@ def train(config: Plain, data: Data | None = None, overrides: list[str] | None =
         weights = optimise(run, states, config, training, None, resident)
         save_model(run.checkpoint("model"), model, weights)
         fill(model, weights)
-        found = quality(model, config, resident, (device, here.precision))
+        found = known_quality(model, config, resident, (device, here.precision), role="model", anew=True)
         run.summary({**found.numbers, **price({"model": model}, device)})
         run.document("confusion", {"model": found.confusion})
         run.document("details", {"classes": list(data.classes), "calibration": {"model": found.calibration}})

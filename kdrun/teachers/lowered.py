@@ -4,6 +4,7 @@ still gives the same answers. Nothing is learned from a teacher that answers dif
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,18 +79,23 @@ def _followed(network: nn.Module) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like a lowered teacher answers to the original: mean KL divergence in nats, share of equal classes."""
+    """How like a lowered teacher answers to the original: mean KL divergence in nats, share of equal classes.
 
-    divergence: float
+    There is no divergence from answers that are not finite, or not there.
+    """
+
+    divergence: float | None
     agreement: float
 
     @property
     def good(self) -> bool:
-        return self.divergence <= MOST_DIVERGENCE and self.agreement >= LEAST_AGREEMENT  # False for nan
+        near = self.divergence is not None and self.divergence <= MOST_DIVERGENCE
+        return near and self.agreement >= LEAST_AGREEMENT
 
 
 def likeness(original: Outputs, other: Outputs) -> Likeness:
     """Of the logits `(B, C)` of both."""
     expected, got = original.logits.float(), other.logits.float()
-    divergence = F.kl_div(got.log_softmax(1), expected.log_softmax(1), log_target=True, reduction="batchmean")
-    return Likeness(divergence.item(), (expected.argmax(1) == got.argmax(1)).float().mean().item())
+    divergence = F.kl_div(got.log_softmax(1), expected.log_softmax(1), log_target=True, reduction="batchmean").item()
+    agreement = (expected.argmax(1) == got.argmax(1)).float().mean().item()
+    return Likeness(divergence if math.isfinite(divergence) else None, agreement)

@@ -28,7 +28,7 @@ def test_the_same_sweep_as_by_kdruns_own_processes(place: Place, launcher: str) 
     assert "completed: store for 4 jobs" in done.stdout
     assert done.stdout.count("completed: baseline for 2 jobs") == 2
     assert len(place.runs("train")) == 3, "a teacher, and a baseline for each seed"
-    assert len(list((place.folder / "outputs" / "store").rglob("*.bin"))) == 1
+    assert len(list((place.folder / "outputs" / "store").rglob("*.bin"))) == 2, "of the training and the test split"
     asked = [json.loads((run / "run.json").read_text()) for run in place.runs("distill")]
     assert [one["teacher_outputs"] for one in asked] == ["stored"] * 4
     kept = {file: file.read_bytes() for run in place.runs("distill") for file in run.rglob("*") if file.is_file()}

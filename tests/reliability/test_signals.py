@@ -75,7 +75,7 @@ def test_an_evaluation_that_is_signalled_ends_at_once(tmp_path: Path) -> None:
 def slow_measuring() -> None:
     from kdrun.stages import train
 
-    train.quality = lambda *_: time.sleep(60)  # type: ignore[assignment, misc]
+    train.known_quality = lambda *_, **__: time.sleep(60)  # type: ignore[assignment, misc]
 
 
 def slow_evaluation() -> None:

@@ -29,6 +29,12 @@ CONVOLUTIONAL = ["resnet8", "wrn_16_2", "vgg8", "cifar_mobilenet_v2_half", "cnn"
 WITHOUT_NORMS = {"resnet8", "vgg8", "cifar_mobilenet_v2_half", "mobilenet_v3_small"}  # all can be folded
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How like a teacher answers is kept in `outputs/`."""
+    monkeypatch.chdir(tmp_path)
+
+
 def data() -> Data:
     pixels = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return split(Raw(("a", "b", "c"), Labelled(pixels, torch.arange(60) % 3)), 0.2, 0, None)
@@ -167,6 +173,7 @@ def falls_back(stage: ModuleType) -> bool:
     made, config = model("resnet8")
     live, way = stage.asked(Taught(made, "f", "bf16", {}), config, data(), "cpu")
     assert way.likeness is not None
+    json.dumps(way.record(), allow_nan=False)  # as it is written to run.json
     return way.precision == live.precision == "fp32" and not way.likeness.good
 
 
@@ -185,6 +192,22 @@ def test_a_network_that_cannot_compute_in_half_precision_is_asked_in_fp32(monkey
     assert falls_back(teacher_stage)
 
 
+def notices_what_half_precision_loses(stage: ModuleType, folder: Path) -> bool:
+    """Logits with a large part in common, for a loss that reads features: the network is the same, and not folded."""
+    made, config = model("resnet8", ("loss=mix", "loss.terms={kd: 0.9, at: 1000}"))
+    last = [part for part in made.net.modules() if isinstance(part, nn.Linear)][-1]
+    last.weight.data += 1000
+    live, way = stage.asked(Taught(made, "f", "bf16", {}), {**config, "output_dir": str(folder)}, data(), "cpu")
+    return way.precision == live.precision == "fp32"
+
+
+def test_a_teacher_is_compared_with_itself_in_fp32(tmp_path: Path) -> None:
+    assert notices_what_half_precision_loses(teacher_stage, tmp_path / "one")
+    before = "return likeness(expected, "  # the mistake: both are asked while half precision is on
+    wrong = mutated(teacher_stage, before, f"expected = plain.model(images)\n                {before}")
+    assert not notices_what_half_precision_loses(wrong, tmp_path / "two")
+
+
 def test_likeness_is_what_its_words_say() -> None:
     original = Outputs(torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0], [0.0, 5.0]]))
     other = Outputs(torch.tensor([[0.0, 2.0], [0.0, 1.0], [3.0, 1.0], [0.0, 5.0]]))
@@ -192,8 +215,9 @@ def test_likeness_is_what_its_words_say() -> None:
     found = module.likeness(original, other)
     assert found.agreement == 0.75
     assert found.divergence == pytest.approx(float((p * (p / q).log()).sum()) / 4)
-    assert not replace(found, divergence=float("nan"), agreement=1.0).good
+    assert not replace(found, divergence=None, agreement=1.0).good
     assert module.likeness(original, original).good
+    assert module.likeness(original, Outputs(original.logits * torch.nan)).divergence is None
 
 
 def test_how_a_teacher_computes_is_recorded_and_in_the_key_of_its_outputs(tmp_path: Path) -> None:

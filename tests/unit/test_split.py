@@ -179,6 +179,17 @@ def test_the_fingerprint_changes_with_one_pixel_or_one_label(where: str) -> None
     assert len({before, fingerprint(pixel), fingerprint(label)}) == 3
 
 
+def test_the_fingerprint_of_files_changes_with_their_size_and_how_they_are_cut(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+
+    def of(content: str, resize: int, size: int) -> str:
+        file.write_text(content)
+        return fingerprint(Raw(("a",), Labelled(Files([file], resize, size), torch.tensor([0]))))
+
+    assert of("a", 8, 8) == of("b", 8, 8), "their content is not read"
+    assert len({of("a", 8, 8), of("aa", 8, 8), of("a", 9, 8), of("a", 8, 7)}) == 4
+
+
 def test_the_fingerprint_changes_with_class_names_shape_and_role() -> None:
     data = raw(test=True)
     flattened = Labelled(data.train.pixels.view(-1, 1, 2, 8), data.train.targets)

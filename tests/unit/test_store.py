@@ -29,6 +29,7 @@ from kdrun.records import store as store_module
 from kdrun.records.models import load_model
 from kdrun.records.seal import sealed
 from kdrun.records.store import View, damaged, is_whole, kept, prune
+from kdrun.stages import common
 from kdrun.stages import teacher as teacher_module
 from kdrun.stages.teacher import Source, Taught
 from kdrun.teachers import stored as stored_module
@@ -84,8 +85,8 @@ CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], str]] = {
     "precision": lambda folder, _: key(folder, precision="bf16"),
     "batch size": lambda folder, patch: (patch.setattr(teacher_module, "BATCH", 128), key(folder))[1],
     "threads": lambda folder, patch: (patch.setattr(torch, "get_num_threads", lambda: 7), key(folder))[1],
-    "torch": lambda folder, patch: (patch.setattr(teacher_module, "version", lambda _: "1.0"), key(folder))[1],
-    "kdrun's numbers": lambda folder, patch: (patch.setattr(teacher_module, "RESULT_VERSION", 0), key(folder))[1],
+    "torch": lambda folder, patch: (patch.setattr(common, "version", lambda _: "1.0"), key(folder))[1],
+    "kdrun's numbers": lambda folder, patch: (patch.setattr(common, "RESULT_VERSION", 0), key(folder))[1],
     "code of the views": lambda folder, patch: (
         patch.setattr(teacher_module.inspect, "getsource", lambda _: ""),
         key(folder),
@@ -101,15 +102,26 @@ def test_each_thing_that_changes_an_answer_changes_the_key(
     assert change(tmp_path, monkeypatch) != before
 
 
+def test_the_test_split_is_another_store_though_it_has_the_same_numbers(tmp_path: Path) -> None:
+    """Of data with files of their own for both splits, both are numbered from 0 on."""
+    made = source(tmp_path)
+    one, other = made.store_of(data()), made.store_of_test(replace(data(), test=data().train))
+    assert one.shape == other.shape
+    assert one.path != other.path
+    assert {name for name in one.key | other.key if one.key.get(name) != other.key.get(name)} == {"split"}
+
+
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_the_library_that_a_teacher_is_from_is_part_of_the_key(
     library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher_module, "version", lambda name: f"{name}'s")
+    monkeypatch.setattr(common, "version", lambda name: f"{name}'s")
     made = source(tmp_path)
-    assert made._key(data())["libraries"] == {"torch": "torch's"}
-    made.teacher.model.spec = {**made.teacher.model.spec, "kind": library}
-    assert made._key(data())["libraries"] == {"torch": "torch's", library: f"{library}'s"}
+    own = made.teacher.model.spec
+    assert made.store.key["libraries"] == {"torch": "torch's"}
+    for spec in ({**own, "kind": library}, {**own, "options": {"network": {**own, "kind": library}}}):
+        made.teacher.model.spec = spec  # the latter is that of a student that ships another's classifier
+        assert made.store_of(data()).key["libraries"] == {"torch": "torch's", library: f"{library}'s"}
 
 
 @pytest.mark.parametrize(
@@ -293,6 +305,8 @@ def test_students_of_a_stored_and_a_live_teacher_are_the_same_to_the_bit(
     assert histories[0] == histories[1]
     students = [load_model(run).net.state_dict() for run in runs]
     assert all(torch.equal(students[0][name], students[1][name]) for name in students[0] | students[1])
+    live, stored = (json.loads((run / "summary.json").read_text()) for run in runs)
+    assert all(live[name] == stored[name] for name in live | stored if name.startswith("test/"))
 
 
 def _make_independent(model: Model) -> None:
@@ -329,17 +343,18 @@ def test_views_that_cannot_be_stored_are_refused_with_a_sentence(tmp_path: Path)
 
 
 def test_a_sweep_asks_its_teacher_once(kdrun: Command) -> None:
-    assert _asked(kdrun) == [0] * 7 + [2 * 64], "two epochs show two views of 64 samples; eight jobs share them"
+    asked = _asked(kdrun)
+    assert asked == [0] * 7 + [2 * 64 + 359], "two views of 64 samples, and the test split: eight jobs share them"
 
 
 @pytest.mark.data
 def test_a_sweep_on_mnist_asks_its_teacher_once(kdrun: Command, data_dir: Path) -> None:
     asked = _asked(kdrun, "dataset=mnist", f"data_dir={data_dir}", "dataset.limit=2000")
-    assert asked == [0] * 7 + [2 * 2000]
+    assert asked == [0] * 7 + [2 * 2000 + 10_000]
 
 
 def _asked(kdrun: Command, *data: str) -> list[int]:
-    """About how many samples each of eight jobs (alpha x temperature) asks its teacher for training, ascending."""
+    """About how many samples each of eight jobs (alpha x temperature) asks its teacher, ascending."""
     words = ["-m", "teacher=cnn_tiny", "student=cnn_tiny", "teacher.train.epochs=1", "epochs=2", "augment=[flip]"]
     grid = ["loss.alpha=0.5,0.9", "loss.temperature=1,2,4,8"]
     answer = kdrun("distill", *words, "dataset.limit=64", *data, "baseline=false", *grid)
@@ -367,7 +382,8 @@ def test_fill_list_verify_and_prune(kdrun: Command) -> None:
     assert "storing its outputs for 2 views of 64 samples" in filled.out
     used = kdrun("distill", *words, "student=cnn_tiny", "baseline=false")
     assert "its outputs for 2 views are in outputs/store/" in used.out
-    assert "storing" not in used.out
+    assert "storing its outputs for 2 views" not in used.out
+    assert "storing its outputs for the test split's 359 samples" in used.out
     listed = kdrun("store", "list")
     assert "2 views of 64 samples x 10 classes, flip" in listed.out
     assert kdrun("store", "verify").code == 0
