@@ -185,7 +185,7 @@ def _fill(words: list[str], debug: bool) -> int:
 
     config = stage_config("distill", without_option(words, *CONFIG_DIR), config_folders(words))
     from kdrun.progress import shown
-    from kdrun.stages.teacher import fill_store
+    from kdrun.stages.source import fill_store
 
     with shown(debug):
         print(f"store: {fill_store(config).path}")

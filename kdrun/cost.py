@@ -9,7 +9,6 @@ from statistics import median, quantiles
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 ROUNDS = 3  # in each of which every model has its turn: what else the machine does falls on all of them
 WARMUP, RUNS = 2, 7  # of a turn
@@ -62,6 +61,8 @@ def _times(model: Callable[[Tensor], object], images: Tensor) -> list[float]:
 
 
 def _flops(model: nn.Module, image: Tensor) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton: not before a training's first step
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
     return int(counter.get_total_flops())

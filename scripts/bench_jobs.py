@@ -57,7 +57,8 @@ class Setting:
         from kdrun.config import stage_config
         from kdrun.identity import teacher_training
         from kdrun.models.building import build
-        from kdrun.stages.teacher import Source, Taught
+        from kdrun.stages.source import Source
+        from kdrun.stages.teacher import Taught
 
         small = options.size == 32
         words = [f"teacher={options.teacher}", f"student={options.student}", f"batch_size={options.batch}"]
@@ -173,7 +174,8 @@ def launch(options: argparse.Namespace) -> Figures:
     words = [f"teacher={options.teacher}", f"student={options.student}", f"batch_size={options.batch}"]
     words += ["dataset=image_folder", f"dataset.path={options.folder / 'images'}", "dataset.validation=0"]
     words += [f"teacher.checkpoint={options.folder / 'teacher.pt'}", "baseline=false", "device=cpu"]
-    words += ["augment=[crop,flip]", "teacher.outputs=live", f"output_dir={options.folder / 'outputs'}"]
+    outputs = tempfile.mkdtemp(dir=options.folder)  # where nothing is known of this teacher yet
+    words += ["augment=[crop,flip]", "teacher.outputs=live", f"output_dir={outputs}"]
     sys.argv = ["kdrun", "distill", *words]
     from kdrun import engine
 

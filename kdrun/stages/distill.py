@@ -20,7 +20,8 @@ from kdrun.schema import Plain
 from kdrun.stages.common import conclude, fill, price, setting, state_files, tell_adapted, use_device
 from kdrun.stages.optimise import optimise
 from kdrun.stages.quality import known_quality, quality
-from kdrun.stages.teacher import Source, as_parent, find_teacher, outputs_before
+from kdrun.stages.source import Source, outputs_before
+from kdrun.stages.teacher import as_parent, find_teacher
 from kdrun.stages.train import ensure, name
 
 log = logging.getLogger("kdrun")

@@ -7,7 +7,8 @@ from kdrun.identity import baseline_training
 from kdrun.progress import shown
 from kdrun.schema import Plain
 from kdrun.stages.common import use_device
-from kdrun.stages.teacher import find_teacher, source_of
+from kdrun.stages.source import source_of
+from kdrun.stages.teacher import find_teacher
 from kdrun.stages.train import ensure
 
 

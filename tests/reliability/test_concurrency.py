@@ -95,9 +95,9 @@ def no_lock() -> None:
     """The mistake: everybody looks, finds nothing, and trains. Here all four look before the first one trains."""
     from contextlib import nullcontext
 
-    from kdrun.stages import teacher, train
+    from kdrun.stages import source, train
 
-    train.one_at_a_time = teacher.one_at_a_time = lambda *_: nullcontext()  # type: ignore[assignment]
+    train.one_at_a_time = source.one_at_a_time = lambda *_: nullcontext()  # type: ignore[assignment]
     look = train._before
 
     def with_the_others(outputs: Path, wanted: str) -> tuple[Path | None, Path | None]:

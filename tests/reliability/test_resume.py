@@ -24,7 +24,7 @@ from kdrun.records.state import StateFiles
 from kdrun.stages import optimise as optimise_module
 from kdrun.stages.distill import distill
 from kdrun.stages.resume import resume
-from kdrun.stages.teacher import fill_store
+from kdrun.stages.source import fill_store
 from tests.conftest import mutated
 from tests.reliability.test_crashes import Record, left, same
 

@@ -30,7 +30,7 @@ from kdrun.config import stage_config
 from kdrun.records import checkpoints
 from kdrun.records.seal import sealed
 from kdrun.records.store import identity
-from kdrun.stages.teacher import fill_store
+from kdrun.stages.source import fill_store
 
 MARKER = "marker-of-foreign-code"
 SECRET = "planted-hunter2-value"

@@ -20,7 +20,8 @@ from kdrun.datasets.raw import Labelled, Raw
 from kdrun.datasets.split import Data, split
 from kdrun.models.building import Model, build
 from kdrun.stages import teacher as teacher_stage
-from kdrun.stages.teacher import Source, Taught
+from kdrun.stages.source import Source
+from kdrun.stages.teacher import Taught
 from kdrun.teachers import lowered as module
 from kdrun.types import Outputs
 from tests.conftest import Answer, mutated

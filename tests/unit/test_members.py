@@ -23,7 +23,8 @@ from kdrun.launch import launch
 from kdrun.models.building import build
 from kdrun.records.run import About, Run
 from kdrun.records.store import Store, is_whole
-from kdrun.stages.teacher import Source, Taught
+from kdrun.stages.source import Source
+from kdrun.stages.teacher import Taught
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 FOREVER = 1000  # seconds

@@ -30,8 +30,9 @@ from kdrun.records.models import load_model
 from kdrun.records.seal import sealed
 from kdrun.records.store import View, damaged, is_whole, kept, prune
 from kdrun.stages import common
-from kdrun.stages import teacher as teacher_module
-from kdrun.stages.teacher import Source, Taught
+from kdrun.stages import source as source_module
+from kdrun.stages.source import Source
+from kdrun.stages.teacher import Taught
 from kdrun.teachers import stored as stored_module
 from kdrun.teachers.live import LiveTeacher
 from kdrun.topk import TopK
@@ -83,12 +84,12 @@ CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], str]] = {
     "normalisation": lambda folder, _: key(folder, mean=[0.1]),
     "top k": lambda folder, _: key(folder, "teacher.top_k=2"),
     "precision": lambda folder, _: key(folder, precision="bf16"),
-    "batch size": lambda folder, patch: (patch.setattr(teacher_module, "BATCH", 128), key(folder))[1],
+    "batch size": lambda folder, patch: (patch.setattr(source_module, "BATCH", 128), key(folder))[1],
     "threads": lambda folder, patch: (patch.setattr(torch, "get_num_threads", lambda: 7), key(folder))[1],
     "torch": lambda folder, patch: (patch.setattr(common, "version", lambda _: "1.0"), key(folder))[1],
     "kdrun's numbers": lambda folder, patch: (patch.setattr(common, "RESULT_VERSION", 0), key(folder))[1],
     "code of the views": lambda folder, patch: (
-        patch.setattr(teacher_module.inspect, "getsource", lambda _: ""),
+        patch.setattr(source_module.inspect, "getsource", lambda _: ""),
         key(folder),
     )[1],
 }
@@ -164,7 +165,7 @@ def test_size_is_told_before_and_time_once_a_batch_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In time: no sample is asked about only to find out how long it takes."""
-    monkeypatch.setattr(teacher_module, "BATCH", 8)
+    monkeypatch.setattr(source_module, "BATCH", 8)
     caplog.set_level("INFO", "kdrun")
     source(tmp_path, *MOVING).fill()
     told = [record.getMessage().split(":", 1)[1] for record in caplog.records]
@@ -473,7 +474,7 @@ def filled_by_two_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     honoured; both have computed a view before either writes it. Gives the files that each view has been, by inode."""
     monkeypatch.setattr(lock.fcntl, "lockf", lambda *_: None)
     monkeypatch.setattr(files.platform, "node", lambda: threading.current_thread().name)
-    both, turn, computed = threading.Barrier(2, timeout=30), threading.Lock(), teacher_module.answers
+    both, turn, computed = threading.Barrier(2, timeout=30), threading.Lock(), source_module.answers
     been: dict[int, set[int]] = {0: set(), 1: set()}
     sources = [source(folder, *MOVING) for _ in range(2)]
 
@@ -489,7 +490,7 @@ def filled_by_two_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict
                 if sources[0].store.file(view).exists():
                     inodes.add(sources[0].store.file(view).stat().st_ino)
 
-    monkeypatch.setattr(teacher_module, "answers", answers)
+    monkeypatch.setattr(source_module, "answers", answers)
     monkeypatch.setattr(store_module, "write", written)
     with ThreadPoolExecutor(2) as machines:
         for done in [machines.submit(one.fill) for one in sources]:
