@@ -25,7 +25,6 @@ PAIRS = {
         "epochs=6",
         "teacher.train.epochs=4",
     ),
-    "MNIST: MLP 784-500-10 → the same, without labels": ("experiment=mnist_mlp_equal",),
 }
 WAYS = {
     "fp32, live": ("device.precision=fp32", "teacher.outputs=live"),
