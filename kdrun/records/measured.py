@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -40,7 +39,7 @@ def remembered(outputs: Path, key: Mapping[str, Any], what: str, measure: Callab
     sealed = {"key": {**key, **here}, "content": content}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write(file, json.dumps({**sealed, "sha256": _digest(sealed)}, allow_nan=False).encode())
+        write(file, json.dumps({**sealed, "sha256": fingerprint(sealed)}, allow_nan=False).encode())
     except (KdrunError, OSError) as error:
         log.info("%s: what was measured is not kept for other runs (%s)", what, error)
     return content
@@ -51,10 +50,6 @@ def _read(file: Path) -> Plain | None:
     try:
         found = foreign.read_json(file, LARGEST) if file.exists() else {}
         content: Plain = found["content"]
-        return content if found["sha256"] == _digest({"key": found["key"], "content": content}) else None
+        return content if found["sha256"] == fingerprint({"key": found["key"], "content": content}) else None
     except (KdrunError, LookupError, OSError, TypeError):
         return None
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

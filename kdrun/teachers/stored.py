@@ -25,14 +25,14 @@ class StoredTeacher:
         self.views, self.fingerprint = views, fingerprint
         self.rows = torch.full((int(index.max()) + 1,), -1, dtype=torch.long, device=index.device)
         self.rows[index] = torch.arange(len(index), device=index.device)
-
-        self.number, self.view = -1, View(torch.empty(0), {})
+        self.near: dict[int, View] = {}  # the view in use, by its number
 
     def __call__(self, batch: Batch) -> Outputs:
         device = batch.index.device
-        if batch.view != self.number:
-            self.number, self.view = batch.view, _near(self.views[batch.view], device)
-        outputs = self.view[self.rows[batch.index].to(self.view.device)]
+        if batch.view not in self.near:
+            self.near = {batch.view: _near(self.views[batch.view], device)}
+        view = self.near[batch.view]
+        outputs = view[self.rows[batch.index].to(view.device)]
         features = {name: feature.to(device).float() for name, feature in outputs.features.items()}
         return Outputs(outputs.logits.to(device).float(), features)
 
